@@ -443,10 +443,26 @@ def route_ask(  # type: ignore[overload-overlap]  # a str is a sequence of str, 
 def route_ask(
     router: str | Path | Router, queries: Sequence[str], *, cost: float = 0.5
 ) -> list[str]: ...
+@overload
+def route_ask(router: str | Path | Router, *, image: str | Path | bytes) -> str: ...
 def route_ask(
-    router: str | Path | Router, queries: str | Sequence[str], *, cost: float = 0.5
+    router: str | Path | Router,
+    queries: str | Sequence[str] | None = None,
+    *,
+    image: str | Path | bytes | None = None,
+    cost: float = 0.5,
 ) -> str | list[str]:
-    """The route that a query should take, or each of several: a name, or "all"."""
+    """The route that a query should take, or each of several: a name, or "all". For an image, a
+    file or its bytes, it is always all routes that hold images, whatever they cost.
+    """
+    if (queries is None) == (image is None):
+        raise TypeError("route_ask() takes queries or an image; give one of the two")
+    if queries is None:
+        from trainer.images.reference import read_query_image
+
+        assert image is not None
+        read_query_image(image)
+        return " + ".join(_router(router).settings.checked_image_routes)
     several = [queries] if isinstance(queries, str) else list(queries)
     names = _router(router).route_names(several, cost)
     return names[0] if isinstance(queries, str) else names
@@ -487,6 +503,7 @@ def search(
     model: str | Path | None = None,
     view: str | None = None,
     hybrid: bool = False,
+    router: str | Path | Router | None = None,
 ) -> SearchResult: ...
 def search(
     index: str | Path,
@@ -507,7 +524,8 @@ def search(
     `model` says where the model of the index is now, if it was moved. `rerank` names a
     cross-encoder that puts the best documents in a new order. Of a folder of views, `view` is
     searched, or with `hybrid` all of them, or those that a `router` chooses for each question at a
-    mean `cost`. What was searched stays open for the next search.
+    mean `cost`; for an image, it is all that hold images. What was searched stays open for the next
+    search.
     """
     if (questions is None) == (image is None):
         raise TypeError("search() takes questions or an image; give one of the two")
@@ -518,10 +536,15 @@ def search(
     written = tuple(each.stat().st_mtime_ns for each in manifests if each.is_file())
     models = [each and str(each) for each in (model, rerank)]
     if router is not None:
-        _check_alone(image, model, view, hybrid)
+        _check_alone(model, view, hybrid, image and rerank)
     if image is not None:
-        searcher = _searcher(folder, written, *models, view, hybrid, True)
         reference = read_query_image(image)
+        if router is None:
+            searcher = _searcher(folder, written, *models, view, hybrid, True)
+        else:
+            settings = _router(router).settings
+            routes = tuple(settings.routes), settings.checked_image_routes
+            searcher = _image_searcher(folder, written, *routes)
         name = label(reference) if isinstance(image, bytes) else str(image)
         return SearchResult(name, tuple(searcher.search_by_image(reference, k)))
     assert questions is not None
@@ -590,6 +613,16 @@ def _route_searcher(
     return open_route(folder, routes, choice, rerank)[0]
 
 
+@lru_cache(maxsize=1)
+def _image_searcher(
+    folder: Path, written: tuple[int, ...], routes: tuple[str, ...], image_routes: tuple[str, ...]
+) -> Searcher:
+    """All routes that hold images, open for as long as the manifests are those `written` then."""
+    from trainer.routing.search import open_image_routes
+
+    return open_image_routes(folder, routes, image_routes)
+
+
 def _judged_data(
     data: str | Path,
     split: Literal["train", "dev", "test"],
@@ -613,7 +646,9 @@ def _check_alone(*choices: object) -> None:
     from trainer.errors import BadRecipe
 
     if any(choices):
-        raise BadRecipe("a router chooses views; leave image, view, hybrid and model out")
+        raise BadRecipe(
+            "a router chooses views; leave view, hybrid and model out, and rerank of images"
+        )
 
 
 def _recipe(

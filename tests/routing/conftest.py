@@ -11,7 +11,8 @@ from toy_models import masked_lm
 from trainer.models.formats.folder import save_encoder
 from trainer.models.sparse import SparseSettings, build_sparse_encoder
 from trainer.routing.features import FEATURES, WordCounts
-from trainer.routing.router import CurvePoint, Router, RouterSettings
+from trainer.routing.router import Router
+from trainer.routing.settings import CurvePoint, RouterSettings
 
 TEXTS = ["disk storage account", "query the database", "a machine in a region", "western vault"]
 ROUTES = ("bm25", "index:idx/views/dense", "index:idx/views/sparse")

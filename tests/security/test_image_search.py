@@ -5,6 +5,8 @@ import os
 import struct
 import zlib
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from image_toys import drawing, encoded
 from toy_models import make_image_text_toy
@@ -12,7 +14,8 @@ from verbs import change_manifest, command_caller
 
 from trainer.cli.index import index
 from trainer.cli.search import search
-from trainer.errors import BadData, BadFolder, BadModel
+from trainer.data.retrieval_set import read_retrieval_set
+from trainer.errors import BadData, BadFolder, BadModel, TooManyBadRows
 from trainer.images.decode import MOST_BYTES
 
 call = command_caller(index, search, must_succeed=True)
@@ -63,6 +66,59 @@ def test_hostile_file_is_set_aside_in_a_corpus_and_refused_as_question(model, pi
     with pytest.raises(BadData, match=r"a\.png cannot be searched for: ") as refusal:
         call("search", place, "--image", pictures / "a.png")
     assert refusal.value.exit_code == 2
+
+
+def judged_pictures(pictures, rows):
+    """A BEIR folder whose only judged queries are one in words, and these in queries.parquet."""
+    folder = pictures.parent / "judged"
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text('{"_id": "d", "text": "a red disk"}\n')
+    (folder / "queries.jsonl").write_text('{"_id": "q", "text": "a disk"}\n')
+    pq.write_table(pa.Table.from_pylist(rows), folder / "queries.parquet")
+    judgements = "".join(f"{name}\td\t1\n" for name in ("q", *(row["_id"] for row in rows)))
+    (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judgements}")
+    return folder
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_query_of_judged_data_is_refused(pictures, kind):
+    good_row = {"_id": "good", "image": encoded(drawing(1))}
+    folder = judged_pictures(pictures, [good_row, {"_id": "p", "image": HOSTILE[kind]()}])
+    with pytest.raises(TooManyBadRows, match="1 of 7 rows could not be used"):
+        read_retrieval_set(str(folder))
+    images = read_retrieval_set(str(folder), max_bad_rows_ratio=0.5).image_queries
+    assert images.query_ids == ("good",), "and no judgement is left of the other"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../pictures/0.png", "out.png", "http://127.0.0.1:9/x.png", "data:;base64,R0lG", "/0.png"],
+)
+def test_path_of_a_judged_query_does_not_leave_its_folder(pictures, path):
+    folder = judged_pictures(pictures, [{"_id": "p", "image": path}])
+    (folder / "out.png").symlink_to(pictures / "0.png")
+    with pytest.raises(TooManyBadRows, match="URL|leads out of the data folder"):
+        read_retrieval_set(str(folder))
+    (pictures / "0.png").rename(folder / "own.png")
+    pq.write_table(pa.table({"_id": ["p"], "image": ["own.png"]}), folder / "queries.parquet")
+    (reference,) = read_retrieval_set(str(folder)).image_queries.queries
+    assert reference == str(folder / "own.png")
+
+
+def test_table_of_queries_is_no_link_out_of_its_folder(pictures):
+    folder = judged_pictures(pictures, [{"_id": "p", "image": encoded(drawing(0))}])
+    (folder / "queries.parquet").rename(pictures.parent / "else.parquet")
+    (folder / "queries.parquet").symlink_to(pictures.parent / "else.parquet")
+    with pytest.raises(BadData, match="is a link that leads out of"):
+        read_retrieval_set(str(folder))
+
+
+def test_text_that_looks_like_a_reference_stays_a_text(pictures):
+    folder = judged_pictures(pictures, [{"_id": "p", "image": encoded(drawing(0))}])
+    (folder / "queries.jsonl").write_text('{"_id": "q", "text": "data:;base64,R0lG"}\n')
+    judged_set = read_retrieval_set(str(folder))
+    assert judged_set.queries == ("data:;base64,R0lG",)
+    assert judged_set.image_queries.query_ids == ("p",)
 
 
 def test_question_that_is_no_file_is_refused(model, pictures):

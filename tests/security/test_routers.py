@@ -9,7 +9,8 @@ from safetensors.numpy import save_file
 from trainer.errors import BadFolder
 from trainer.retrieval.indexes.views import has_views
 from trainer.routing.features import FEATURES, WordCounts
-from trainer.routing.router import CurvePoint, Router, RouterSettings
+from trainer.routing.router import Router
+from trainer.routing.settings import CurvePoint, RouterSettings
 from trainer.storage.manifest import digest_files, read_manifest, write_manifest
 
 NAME = "router.safetensors"
@@ -79,6 +80,9 @@ def test_damaged_weights_are_refused_also_with_right_hashes(folder, content):
         {"curve": [{"price": -1.0, "cost": 0.5, "quality": 0.2}]},
         {"queries": "many"},
         {"shell": "rm"},
+        {"image_routes": ["bm25"]},
+        {"image_routes": ["index:other"]},
+        {"image_routes": "index:idx"},
     ],
 )
 def test_settings_that_do_not_belong_together_are_refused(folder, change):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trainer.cli import terminal
-from trainer.cli.options import routers, shared
+from trainer.cli.options import questions, routers, shared
 
 if TYPE_CHECKING:
     from trainer.retrieval.indexes.index import Hit
@@ -96,7 +96,7 @@ def search(
     from trainer.retrieval.indexes.searcher import Searcher
 
     text, reference = _check_question(question, image)
-    _check_alone(router, cost, hybrid, view, weights, model, reference)
+    routers.check_router_options(router, cost, image, rerank, hybrid, view, weights, model)
     if router is not None:
         searcher = _open_chosen(index, router, text, cost, rerank, rerank_depth)
     else:
@@ -152,11 +152,9 @@ def _print(hits: "list[Hit]", explanation: "Explanation", as_json: bool) -> None
 def _check_question(question: str | None, image: Path | None) -> tuple[str, str | None]:
     """Returns the text of the question, and the reference of an image in its place.
 
-    Raises BadData for a blank question, for one that is the path of an image, and for an image that
-    cannot be decoded; a usage error for both or neither.
+    Raises BadData as `check_words` does, and for an image that cannot be decoded; a usage error for
+    both or neither.
     """
-    from trainer.errors import BadData
-    from trainer.images.decode import IMAGE_SUFFIXES
     from trainer.images.reference import read_query_image
 
     if (question is None) == (image is None):
@@ -164,26 +162,8 @@ def _check_question(question: str | None, image: Path | None) -> tuple[str, str 
     if image is not None:
         return "", read_query_image(image)
     text = question or ""
-    if not text.strip():
-        raise BadData("the question is blank; write the text to search for")
-    if text.lower().endswith(IMAGE_SUFFIXES) and len(text) < 256 and Path(text).is_file():
-        raise BadData(
-            f"the question {text!r} is the path of an image; to search with the image, write"
-            f" --image {text}"
-        )
+    questions.check_words(text)
     return text, None
-
-
-def _check_alone(
-    router: Path | None, cost: float | None, hybrid: bool, *options: str | None
-) -> None:
-    """Raises a usage error for options that a router makes senseless, or a cost without one."""
-    if router is None and cost is not None:
-        raise typer.BadParameter("--cost is that of --router; give --router too")
-    if router is not None and (hybrid or any(option is not None for option in options)):
-        raise typer.BadParameter(
-            "--router chooses views; leave other choices of views, --image and --model out"
-        )
 
 
 def _open_chosen(
@@ -194,12 +174,18 @@ def _open_chosen(
     reranker: str | None,
     rerank_depth: int,
 ) -> "Searcher":
+    """Opens the routes that a router chooses for a question, or for any image if it is empty."""
     from trainer.routing.router import Router
-    from trainer.routing.search import open_route
+    from trainer.routing.search import open_image_routes, open_route
 
     opened_router = Router.open(router)
-    (choice,) = opened_router.choose([question], 0.5 if cost is None else cost).tolist()
     routes = opened_router.settings.routes
+    if not question:
+        image_routes = opened_router.settings.checked_image_routes
+        searcher = open_image_routes(index, routes, image_routes)
+        terminal.tell(f"the router asks {' + '.join(image_routes)}, as for any image")
+        return searcher
+    (choice,) = opened_router.choose([question], 0.5 if cost is None else cost).tolist()
     searcher, name = open_route(index, routes, choice, reranker, rerank_depth)
     terminal.tell(f"the router asks {name}")
     return searcher

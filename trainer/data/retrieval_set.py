@@ -9,21 +9,24 @@ from pathlib import Path
 
 from trainer.batch import identity
 from trainer.data.readers.beir import (
-    QUERIES_OF_USERS,
-    has_documents_of_pairs_alone,
+    grades_by_query,
     is_beir_folder,
-    kinds_of_pairs,
+    judgements_with_texts,
     read_qrels,
 )
 from trainer.data.readers.columns import is_blank
 from trainer.data.readers.corpus import read_document_ids
 from trainer.data.readers.corpus_texts import CorpusTexts, JoinedTexts
-from trainer.data.readers.image_folder import is_image_folder, judged_images
+from trainer.data.readers.image_folder import (
+    is_image_folder,
+    judged_images,
+    read_image_queries,
+)
 from trainer.data.readers.read import Split, judged_texts, read_rows
 from trainer.data.readers.report import ReadReport
 from trainer.data.rows import Row
 from trainer.data.splits import in_hash_order
-from trainer.data.summary.limitations import MADE_QUERIES, PAIRS_ALONE, search_limitation
+from trainer.data.summary.limitations import folder_limitation, search_limitation
 from trainer.errors import BadData
 from trainer.images.reference import is_inline, label
 
@@ -48,6 +51,10 @@ class RetrievalSet:
     """Why figures that are measured on this set are too high; "" for the search of a corpus."""
     has_images: bool = False
     """Whether the documents are references to images (`trainer.images.reference`)."""
+    image_queries: "RetrievalSet | None" = None
+    """The judged queries that are images, as references, on the same documents. Models of texts
+    are not asked them.
+    """
 
     @property
     def queries_by_id(self) -> dict[str, str]:
@@ -235,18 +242,11 @@ def _own_documents(rows: Sequence[Row], name: str) -> str:
     return f"{kinds} of the {split} set"
 
 
-def _limitation_of_folder(folder: Path, count: int) -> str:
-    if has_documents_of_pairs_alone(folder):
-        return search_limitation(count, PAIRS_ALONE)
-    if set(kinds_of_pairs(folder)) <= QUERIES_OF_USERS:
-        return ""
-    return MADE_QUERIES
-
-
 def select_queries(retrieval_set: RetrievalSet, max_queries: int) -> RetrievalSet:
-    """Returns the set with at most `max_queries` queries, selected by hash, and the same corpus."""
-    if len(retrieval_set.queries) <= max_queries:
-        return retrieval_set
+    """Returns the set with at most `max_queries` queries in words, and as many that are images,
+    selected by hash, and the same corpus.
+    """
+    images = retrieval_set.image_queries
     hash_order = in_hash_order([f"{identity(query)}" for query in retrieval_set.queries])
     positions = sorted(hash_order[:max_queries])
     ids = tuple(retrieval_set.query_ids[position] for position in positions)
@@ -255,6 +255,7 @@ def select_queries(retrieval_set: RetrievalSet, max_queries: int) -> RetrievalSe
         query_ids=ids,
         queries=tuple(retrieval_set.queries[position] for position in positions),
         qrels={key: retrieval_set.qrels[key] for key in ids},
+        image_queries=images and select_queries(images, max_queries),
     )
 
 
@@ -263,23 +264,21 @@ def _read_folder(
 ) -> tuple[RetrievalSet, ReadReport]:
     """Reads the set without blank documents and queries, and without their judgements."""
     report = ReadReport(str(folder), layout="BEIR folder")
-    if has_images:
-        judgements, queries, documents = judged_images(folder, split, report, whole_corpus=True)
-    else:
-        judgements, queries, documents = judged_texts(
-            folder, read_qrels(folder, split, report), report, whole_corpus=True
-        )
+    judgements = read_qrels(folder, split, report)
+    images = read_image_queries(folder, report, {item.query for item in judgements})
+    in_words = [item for item in judgements if item.query not in images]
+    by_image = [item for item in judgements if item.query in images]
+    read = judged_images if has_images else judged_texts
+    in_words, queries, documents = read(folder, in_words, report, whole_corpus=True)
+    bad_lines = {"corpus.jsonl": report.bad_count}
+    by_image = judgements_with_texts(by_image, images, documents, bad_lines, report)
     report.check_budget(max_bad_rows_ratio)
     documents = {key: text for key, text in documents.items() if not is_blank(text)}
-    qrels: dict[str, dict[str, int]] = {}
-    for judgement in judgements:
-        if judgement.document in documents and not is_blank(queries[judgement.query]):
-            qrels.setdefault(judgement.query, {})[judgement.document] = judgement.score
-    qrels = {query: grades for query, grades in qrels.items() if max(grades.values()) > 0}
+    qrels = grades_by_query(in_words, queries, documents)
     if not qrels:
         raise BadData(
-            f"{folder}: qrels/{split}.tsv has no query with a relevant document; give a split with"
-            " at least one score above 0."
+            f"{folder}: qrels/{split}.tsv has no query in words with a relevant document; give a"
+            " split with at least one score above 0."
         )
     retrieval_set = RetrievalSet(
         name=f"{folder.name} {split}",
@@ -288,6 +287,13 @@ def _read_folder(
         document_ids=tuple(documents),
         documents=tuple(documents.values()),
         qrels=qrels,
-        limitation=_limitation_of_folder(folder, len(documents)),
+        limitation=folder_limitation(folder, len(documents)),
     )
+    if qrels := grades_by_query(by_image, images, documents):
+        _log.warning(
+            "%s: %d queries are images, which `nearfar route` alone asks", folder, len(qrels)
+        )
+        references = tuple(map(images.__getitem__, qrels))
+        image_set = replace(retrieval_set, query_ids=tuple(qrels), queries=references, qrels=qrels)
+        retrieval_set = replace(retrieval_set, image_queries=image_set)
     return retrieval_set, report

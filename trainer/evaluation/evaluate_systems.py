@@ -61,7 +61,7 @@ def evaluate_systems(
         locate(find_model(reranker))  # the error of an option ends the command
     attempts = _Attempts(tell, has_baseline)
     names = attempts.check(names, find_model)
-    if _must_read_images(names, data):
+    if must_read_images(names, data):
         names, data = _only_systems_of_images(names, has_baseline), data_of_images(data)
         attempts.has_baseline = False
     judged_set, dev_set = data.read(), None
@@ -79,15 +79,15 @@ def evaluate_systems(
     return attempts.comparison(judged_set, data.split)
 
 
-def _must_read_images(names: Sequence[SystemName], data: JudgedData) -> bool:
+def must_read_images(names: Sequence[SystemName], data: JudgedData) -> bool:
     """Returns True for models of images; for indexes of images, unless the data are texts with the
     same ids.
     """
-    kinds = {name.kind for name in names if _has_images(name)}
+    kinds = {name.kind for name in names if searches_images(name)}
     return "model" in kinds or ("index" in kinds and may_have_images(data))
 
 
-def _has_images(name: SystemName) -> bool:
+def searches_images(name: SystemName) -> bool:
     """Returns True for a model of images, and for an index or single view of one."""
     if name.kind == "index":
         folder = Path(name.value)
@@ -102,7 +102,7 @@ def _only_systems_of_images(names: Sequence[SystemName], has_baseline: bool) -> 
     """
     names = names[1:] if has_baseline else list(names)
     for name in names:
-        if not _has_images(name):
+        if not searches_images(name):
             raise BadRecipe(
                 f"{name} cannot search images; measure models of captions and images, and indexes"
                 " or single views of them, by themselves"

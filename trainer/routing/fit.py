@@ -10,7 +10,8 @@ from jaxtyping import Float64
 from trainer.errors import BadData, BadRecipe
 from trainer.routing.answers import RouteAnswers
 from trainer.routing.features import WordCounts, query_features
-from trainer.routing.router import CurvePoint, Router, RouterSettings, choose_routes
+from trainer.routing.router import Router, choose_routes
+from trainer.routing.settings import CurvePoint, RouterSettings
 
 _LEAST_QUERIES = 50
 _FOLDS = 10
@@ -45,6 +46,7 @@ def fit_router(answers: RouteAnswers, words: WordCounts) -> Router:
             learned_from=answers.judged_set.name,
             qualities=answers.qualities.mean(0).tolist(),
             curve=_curve(answers, means + scales * (predictions - means)),
+            image_routes=list(answers.image_routes),
         ),
         words,
         scaler.mean_,

@@ -1,11 +1,12 @@
 """What `nearfar route fit` and `nearfar route evaluate` do, from judged queries to the result."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainer.evaluation.judged_data import JudgedData
 from trainer.evaluation.systems.open import SystemSettings
-from trainer.routing.answers import ask_routes, check_routes, relevant_documents
+from trainer.routing.answers import ask_routes, check_routes, read_judged_set, relevant_documents
 from trainer.routing.features import WordCounts
 from trainer.routing.fit import check_can_learn, check_enough_queries, fit_router
 from trainer.routing.measure import RouterEvaluation, evaluate_router
@@ -30,11 +31,12 @@ def learn_router(
     check_can_learn()
     check_router_folder(folder, replace)
     routes = [route for word in routes for route in routes_of_views(word)]
-    check_routes(routes, model_of)
-    judged_set = data.read()
+    judged_set = read_judged_set(data, check_routes(routes, model_of))
     check_enough_queries(judged_set.name, relevant_documents(judged_set).values())
+    judged_set = dataclasses.replace(judged_set, image_queries=None)  # what answers them is a rule
     answers = ask_routes(routes, judged_set, settings, model_of, tell)
-    router = fit_router(answers, WordCounts.of(judged_set.documents))
+    texts = () if judged_set.has_images else judged_set.documents
+    router = fit_router(answers, WordCounts.of(texts))
     router.save(folder, replace)
     return router
 
@@ -48,6 +50,7 @@ def measure_router(
 ) -> RouterEvaluation:
     """Measures a router on judged queries, which its routes search first. See `evaluate_router`."""
     router.settings.best_rule(limit)  # the error of an argument comes before slow work
-    check_routes(router.settings.routes, model_of)
-    answers = ask_routes(router.settings.routes, data.read(), settings, model_of, tell)
+    routes = router.settings.routes
+    judged_set = read_judged_set(data, check_routes(routes, model_of))
+    answers = ask_routes(routes, judged_set, settings, model_of, tell)
     return evaluate_router(router, answers, limit)

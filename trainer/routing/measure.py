@@ -1,10 +1,11 @@
 """What a router gains on judged queries that it has not learned from."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from trainer.errors import BadRecipe
 from trainer.evaluation.results import (
@@ -32,6 +33,32 @@ class RouteRow:
     """The mean cost of a query, as a share of that of asking all routes; None if unknown."""
 
 
+@dataclass(frozen=True)
+class ImageQueries:
+    """Queries that are images, of which all routes that hold images are asked."""
+
+    count: int
+    routes: tuple[str, ...]
+    quality: Interval
+    """nDCG@10."""
+    milliseconds: float
+    """The time of one query."""
+
+    def __str__(self) -> str:
+        """What answers them, and how well."""
+        quality, names = self.quality, ", ".join(self.routes)
+        rule = (
+            f"only {names} holds images, and answers them"
+            if len(self.routes) == 1
+            else f"all routes that hold images answer them together, {names}"
+        )
+        return (
+            f"{self.count:,} queries are images: {rule}, which is a rule and no prediction. nDCG@10"
+            f" {quality.mean:.3f} [{quality.low:.3f}, {quality.high:.3f}],"
+            f" {self.milliseconds:.2f} ms per query."
+        )
+
+
 @dataclass(frozen=True, repr=False)
 class RouterEvaluation:
     """A router beside each of its routes, and beside asking all of them."""
@@ -52,6 +79,10 @@ class RouterEvaluation:
     """The mean difference of predicted and true gains in five groups of predictions."""
     limitation: str = ""
     """Why the figures are too high (`RetrievalSet.limitation`)."""
+    images: "ImageQueries | None" = None
+    """Those of the queries that are images, if there are any."""
+    in_words: "RouterEvaluation | None" = None
+    """The same on the other queries alone, if there are images."""
 
     def row(self, name: str) -> RouteRow:
         """Returns the row with a name."""
@@ -68,7 +99,19 @@ class RouterEvaluation:
         return "\n".join([f"{self.set_name}: {self.queries:,} queries", *lines, str(self)])
 
     def __str__(self) -> str:
-        """The verdict in words."""
+        """The verdict in words. A route without images has no answer to an image, so routes are
+        compared on the queries in words.
+        """
+        if self.images is None or self.in_words is None:
+            return self._verdict()
+        return (
+            f"{self.images} On all {self.queries:,} queries the router costs"
+            f" {self.row(ROUTER_NAME).cost:.2f} of asking all routes that can answer, and its"
+            f" nDCG@10 differs by {_change(self.comparisons[0])}. On the"
+            f" {self.in_words.queries:,} queries in words: {self.in_words}"
+        )
+
+    def _verdict(self) -> str:
         against_all, against_best = self.comparisons
         cost = self.row(ROUTER_NAME).cost
         rival = against_best.baseline
@@ -121,27 +164,72 @@ def evaluate_router(router: Router, answers: RouteAnswers, limit: float) -> Rout
             f"the router chooses between {', '.join(router.settings.routes)}, and the answers are"
             f" of {', '.join(answers.routes)}; give the same routes"
         )
-    chosen_routes = router.choose(answers.queries, limit)
-    milliseconds = _choice_milliseconds(router, answers, limit)
-    qualities, cost = answers.quality_and_cost(chosen_routes)
-    cost += milliseconds / sum(answers.milliseconds)
+    words = _Choices(
+        answers,
+        router.choose(answers.queries, limit),
+        _choice_milliseconds(router, answers, limit),
+    )
+    evaluation = _evaluate(router, [words], limit)
+    if answers.images is None:
+        return evaluation
+    image_routes = router.settings.checked_image_routes
+    place = answers.routes.index(image_routes[0]) if len(image_routes) == 1 else ALL_ROUTES
+    images = _Choices(answers.images, np.full(len(answers.images.queries), place))
+    return replace(
+        _evaluate(router, [words, images], limit),
+        images=ImageQueries(
+            len(images.routes),
+            image_routes,
+            _result("images", images.qualities).interval(),
+            sum(answers.images.milliseconds),
+        ),
+        in_words=replace(evaluation, set_name=f"{evaluation.set_name}, in words"),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Choices:
+    """The routes of queries in words, or of images, and the time of a choice."""
+
+    answers: RouteAnswers
+    routes: Int64[np.ndarray, " query"]
+    milliseconds: float = 0.0
+
+    @property
+    def qualities(self) -> Float64[np.ndarray, " query"]:
+        """nDCG@10 per query."""
+        return self.answers.quality_and_cost(self.routes)[0]
+
+    @property
+    def times(self) -> Float64[np.ndarray, " routes_and_router"]:
+        """The milliseconds of all queries by each route, by all routes, and by the router."""
+        answers, count = self.answers, len(self.routes)
+        times = answers.costs * sum(answers.milliseconds)
+        return np.array([*count * times, times[self.routes].sum() + count * self.milliseconds])
+
+
+def _evaluate(router: Router, parts: Sequence[_Choices], limit: float) -> RouterEvaluation:
+    answers = parts[0].answers
     names = [*answers.routes, ALL_NAME]
-    results = [_result(name, answers.qualities[:, place]) for place, name in enumerate(names)]
-    router_result = _result(ROUTER_NAME, qualities)
-    oracle = _result(ORACLE_NAME, answers.qualities.max(1))
-    costs = [*answers.costs.tolist(), cost, None]
+    qualities = np.concatenate([part.answers.qualities for part in parts])
+    chosen_routes = np.concatenate([part.routes for part in parts])
+    times = sum((part.times for part in parts), np.zeros(len(names) + 1))
+    results = [_result(name, qualities[:, place]) for place, name in enumerate(names)]
+    router_result = _result(ROUTER_NAME, np.concatenate([part.qualities for part in parts]))
+    oracle = _result(ORACLE_NAME, qualities.max(1))
+    costs = [*(times / times[-2]).tolist(), None]  # the last but one is that of all routes
     best = results[_best_route(router, limit)]
     return RouterEvaluation(
         answers.judged_set.name,
-        len(answers.queries),
+        len(chosen_routes),
         limit,
         tuple(
-            RouteRow(result.name, result.interval(), share)
-            for result, share in zip([*results, router_result, oracle], costs, strict=True)
+            RouteRow(result.name, result.interval(), cost)
+            for result, cost in zip([*results, router_result, oracle], costs, strict=True)
         ),
         compare_systems([(results[ALL_ROUTES], router_result), (best, router_result)]),
         {name: float((chosen_routes == place).mean()) for place, name in _places(names)},
-        milliseconds,
+        parts[0].milliseconds,
         _calibration_error(router, answers),
         answers.judged_set.limitation,
     )

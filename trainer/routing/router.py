@@ -11,7 +11,6 @@ router.safetensors   weights and word counts
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,11 @@ from typing import Self
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from trainer.errors import BadData, BadFolder, BadRecipe
+from trainer.errors import BadData, BadFolder
 from trainer.routing.features import FEATURES, WordCounts, query_features
+from trainer.routing.settings import RouterSettings
 from trainer.storage.atomic import atomic_folder, check_replaceable, write_safetensors
 from trainer.storage.manifest import (
     MANIFEST,
@@ -38,82 +38,6 @@ ALL_ROUTES = -1
 
 _ARRAYS = "router.safetensors"
 _FORMAT = 1
-
-
-class CurvePoint(BaseModel):
-    """What a price leads to on the queries that the router learned from, each of which was
-    predicted without itself.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    price: float = Field(ge=0)
-    """nDCG@10 that asking all routes must gain to be worth it."""
-    cost: float = Field(ge=0)
-    """The mean cost of a query, as a share of that of asking all routes."""
-    quality: float
-    """The mean nDCG@10."""
-
-
-@dataclass(frozen=True)
-class RoutingRule:
-    """How a router chooses within a limit: the same route for every query, or by a price."""
-
-    quality: float
-    """Mean nDCG@10 on the queries that the router learned from, and the mean cost."""
-    cost: float
-    route: int | None = None
-    """The number of the route, or None."""
-    price: float = 0.0
-
-
-class RouterSettings(BaseModel):
-    """What a router knows besides its weights."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    routes: list[str] = Field(min_length=2)
-    """Names of systems, as `nearfar evaluate` reads them."""
-    milliseconds: list[float]
-    """The median time of one query, per route."""
-    queries: int = Field(ge=1)
-    """The number of queries that it learned from."""
-    learned_from: str
-    """The name of their set."""
-    qualities: list[float]
-    """Mean nDCG@10 of each route on them, and of asking all routes."""
-    curve: list[CurvePoint] = Field(min_length=1)
-
-    @property
-    def costs(self) -> Float64[np.ndarray, " route"]:
-        """The cost of each route as a share of that of asking all of them."""
-        return np.array(self.milliseconds) / max(sum(self.milliseconds), 1e-9)
-
-    @property
-    def rules(self) -> list[RoutingRule]:
-        """The points of the curve, and each route alone."""
-        return [
-            *(RoutingRule(point.quality, point.cost, price=point.price) for point in self.curve),
-            *(
-                RoutingRule(self.qualities[route], cost, route)
-                for route, cost in enumerate(self.costs.tolist())
-            ),
-        ]
-
-    def best_rule(self, limit: float) -> RoutingRule:
-        """Returns the rule with the best quality of those whose mean cost is at most `limit`.
-
-        Raises BadRecipe if even the cheapest route costs more.
-        """
-        possible_rules = [rule for rule in self.rules if rule.cost <= limit + 1e-9]
-        if not possible_rules:
-            cheapest = min(rule.cost for rule in self.rules)
-            raise BadRecipe(
-                f"a cost of {limit:g} is too little: the cheapest of these routes costs"
-                f" {math.ceil(cheapest * 1e4) / 1e4:g} of asking all of them; give a limit of at"
-                " least that"
-            )
-        return max(possible_rules, key=lambda rule: (rule.quality, -rule.cost))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -217,6 +141,9 @@ class Router:
             array = getattr(self, name)
             if array.shape != shape or array.dtype != np.float64 or not np.isfinite(array).all():
                 raise Damaged(f"{name} are no {shape} finite numbers")
+        index_routes = {route for route in self.settings.routes if route.startswith("index:")}
+        if not index_routes.issuperset(self.settings.image_routes):
+            raise Damaged("its routes of images are none of its indexes")
         lengths = [len(self.settings.milliseconds), len(self.settings.qualities) - 1]
         counts = self.words
         is_counted = counts.documents >= 0 and counts.hashes.shape == counts.counts.shape

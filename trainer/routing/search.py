@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.errors import BadRecipe
+from trainer.errors import BadModel, BadRecipe
 from trainer.evaluation.systems.names import parse_system
 from trainer.models.families import read_reranker
 from trainer.retrieval.indexes.index_corpus import open_together
@@ -47,6 +47,25 @@ def open_route(
         documents=documents,
     )
     return searcher, " + ".join("bm25" if place is None else f"index:{place}" for place in places)
+
+
+def open_image_routes(index: Path, routes: Sequence[str], image_routes: Sequence[str]) -> Searcher:
+    """Returns a searcher, by images, of the `image_routes` of a router, which hold images.
+
+    Raises BadRecipe as `open_route` does, and BadModel if one of them holds texts now.
+    """
+    places = dict(zip(routes, _places(index, routes), strict=True))
+    folders = [places[route] for route in image_routes]
+    views = open_together([folder for folder in folders if folder is not None])
+    for view in views:
+        if not view.has_images:
+            raise BadModel(
+                f"{view.folder} held images when the router was fitted, and holds texts now; fit"
+                " the router again"
+            )
+    documents = ViewDocuments(index, views)
+    searched_indexes = [*map(SearchedIndex.open, views)]
+    return Searcher(searched_indexes, note=documents.note, documents=documents)
 
 
 def _places(index: Path, routes: Sequence[str]) -> list[Path | None]:

@@ -14,12 +14,21 @@ from trainer.storage.visible import visible
 _NAME_WIDTH = 60
 
 
-def router_table(evaluation: RouterEvaluation) -> Table:
+def router_tables(evaluation: RouterEvaluation) -> Iterator[Table]:
+    """Yields the table of all queries, and if some are images, that of those in words."""
+    yield _router_table(evaluation)
+    if evaluation.in_words is not None:
+        yield _router_table(evaluation.in_words)
+
+
+def _router_table(evaluation: RouterEvaluation) -> Table:
     """Returns a table with one row per route, and those of all routes, the router, and the best
     that a router could do.
     """
+    images = evaluation.images
+    remark = "" if images is None else f", {images.count:,} of them images"
     table = Table(
-        title=Text(f"{visible(evaluation.set_name, 60)}: {evaluation.queries:,} queries"),
+        title=Text(f"{visible(evaluation.set_name, 60)}: {evaluation.queries:,} queries{remark}"),
         title_justify="left",
         box=None,
         header_style="dim",
@@ -69,6 +78,8 @@ def curve_lines(router: Router) -> Iterator[str]:
             f"  router at a cost of at most {limit:g}: {rule.quality:.3f} at"
             f" {rule.cost:.2f}{remark}"
         )
+    if settings.image_routes:
+        yield f"  queries that are images: {visible(' + '.join(settings.image_routes))}, by rule"
 
 
 def evaluation_content(evaluation: RouterEvaluation) -> dict[str, Any]:

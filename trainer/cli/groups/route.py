@@ -9,7 +9,7 @@ import typer
 from trainer.cli import terminal
 from trainer.cli.evaluate import Corpus, MaxQueries, OutFile
 from trainer.cli.measure.selection import JudgedQueries
-from trainer.cli.options import shared
+from trainer.cli.options import questions, shared
 
 app = typer.Typer(
     no_args_is_help=True, help="Learn which way of searching to ask for a query, and measure it."
@@ -20,8 +20,8 @@ Routes = Annotated[
     typer.Argument(
         metavar="ROUTE...",
         help=(
-            "two or more of: a model (folder, name or run folder), bm25, index:FOLDER; a folder of"
-            " views stands for each of them"
+            "two or more of: a model of texts (folder, name or run folder), bm25, index:FOLDER; a"
+            " folder of views, also of images, stands for each of them"
         ),
         show_default=False,
     ),
@@ -30,8 +30,17 @@ RouterFolder = Annotated[
     Path, typer.Argument(metavar="ROUTER", help="the folder of a router", show_default=False)
 ]
 Queries = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(metavar="QUERY...", help="texts of queries, each in quotes", show_default=False),
+]
+QueryImages = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--image",
+        metavar="FILE",
+        help="a query that is an image; may be repeated",
+        show_default=False,
+    ),
 ]
 LearningSplit = Annotated[
     shared.Split,
@@ -92,7 +101,7 @@ def evaluate(
         from trainer.evaluation.systems.open import SystemSettings
         from trainer.routing.job import measure_router
         from trainer.routing.router import Router
-        from trainer.routing.table import evaluation_content, router_lines, router_table
+        from trainer.routing.table import evaluation_content, router_lines, router_tables
         from trainer.storage.atomic import write_text
 
     if out is not None:
@@ -102,7 +111,8 @@ def evaluate(
         Router.open(router), judged_set, cost, SystemSettings(precision), terminal.tell
     )
     console = Console(highlight=False)
-    console.print(router_table(evaluation))
+    for table in router_tables(evaluation):
+        console.print(table)
     for line in router_lines(evaluation):
         console.print(line, markup=False)
     if out is not None:
@@ -112,12 +122,24 @@ def evaluate(
 @app.command()
 def ask(
     router: RouterFolder,
-    query: Queries,
+    query: Queries = None,
+    image: QueryImages = None,
     cost: shared.CostLimit = 0.5,
 ) -> None:
-    """Print the route that each query should take."""
+    """Print the route that each query should take: words, or with --image a picture."""
     with terminal.loading_libraries():
+        from trainer.images.reference import read_query_image
         from trainer.routing.router import Router
 
-    for text, name in zip(query, Router.open(router).route_names(query, cost), strict=True):
+    texts, images = query or [], image or []
+    if not texts and not images:
+        raise typer.BadParameter("give a QUERY in words, or --image FILE")
+    for text in texts:
+        questions.check_words(text)
+    for file in images:
+        read_query_image(file)
+    opened_router = Router.open(router)
+    for text, name in zip(texts, opened_router.route_names(texts, cost), strict=True):
         typer.echo(f"{name}\t{text}")
+    for file in images:
+        typer.echo(f"{' + '.join(opened_router.settings.checked_image_routes)}\t{file}")

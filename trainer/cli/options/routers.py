@@ -28,3 +28,27 @@ RouterCost = Annotated[
         show_default=False,
     ),
 ]
+
+
+def check_router_options(
+    router: Path | None,
+    cost: float | None,
+    image: Path | None,
+    reranker: str | None,
+    *choices: str | bool | None,
+) -> None:
+    """Raises a usage error for a cost without a router, and for options that a router makes
+    senseless: `choices` of what is searched, and options of words beside an image.
+    """
+    if router is None:
+        if cost is not None:
+            raise typer.BadParameter("--cost is that of --router; give --router too")
+    elif any(choice not in (None, False) for choice in choices):
+        raise typer.BadParameter(
+            "--router chooses views; leave other choices of views and --model out"
+        )
+    elif image is not None and (cost is not None or reranker is not None):
+        raise typer.BadParameter(
+            "a router compares an image with all views of images, whatever they cost; leave --cost"
+            " and --rerank out"
+        )

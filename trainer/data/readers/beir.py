@@ -32,7 +32,7 @@ class Judgement(NamedTuple):
 
 def is_beir_folder(folder: Path) -> bool:
     """Returns True for a folder with a corpus in BEIR layout."""
-    return _member(folder, "corpus.jsonl") is not None
+    return folder_member(folder, "corpus.jsonl") is not None
 
 
 def has_documents_of_pairs_alone(folder: Path) -> bool:
@@ -75,7 +75,7 @@ def source_of_split(sources: Sequence[str], split: str) -> str | None:
 
 def read_qrels(folder: Path, split: str, report: ReadReport) -> list[Judgement]:
     """Returns all judgements of a split. Raises BadData if the folder does not have the split."""
-    path = _member(folder, f"qrels/{split}.tsv") if re.fullmatch(r"[\w-]+", split) else None
+    path = folder_member(folder, f"qrels/{split}.tsv") if re.fullmatch(r"[\w-]+", split) else None
     if path is None:
         available_splits = ", ".join(beir_splits(folder)) or "none"
         raise BadData(
@@ -122,7 +122,7 @@ def read_texts(
     A blank text is "". Of several records with the same id, the first one counts. The text of a
     document is its title, a space and its text, as in BEIR.
     """
-    path = _member(folder, name)
+    path = folder_member(folder, name)
     if path is None:
         raise BadData(
             f"{folder} has no {name}; a BEIR folder contains corpus.jsonl, queries.jsonl and"
@@ -213,7 +213,18 @@ def judgements_with_texts(
     return complete
 
 
-def _member(folder: Path, name: str) -> Path | None:
+def grades_by_query(
+    judgements: Sequence[Judgement], queries: Mapping[str, str], documents: Mapping[str, str]
+) -> dict[str, dict[str, int]]:
+    """Returns the grades of these documents per query that is not blank and has a relevant one."""
+    grades: dict[str, dict[str, int]] = {}
+    for item in judgements:
+        if item.document in documents and not is_blank(queries[item.query]):
+            grades.setdefault(item.query, {})[item.document] = item.score
+    return {query: values for query, values in grades.items() if max(values.values()) > 0}
+
+
+def folder_member(folder: Path, name: str) -> Path | None:
     """Returns a file of the folder, or its .gz. Refuses a link that leads out of the folder."""
     for candidate in (folder / name, folder / f"{name}.gz"):
         if candidate.is_file():

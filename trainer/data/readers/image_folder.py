@@ -1,11 +1,18 @@
 """Reads folders of judged images: corpus (id, image), queries.jsonl and qrels/<split>.tsv, as BEIR
-has them for texts, and a training file of pairs.
+has them for texts, and a training file of pairs. Queries that are images are in queries.parquet,
+also in a BEIR folder.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
-from trainer.data.readers.beir import Judgement, judgements_with_texts, read_qrels, read_texts
+from trainer.data.readers.beir import (
+    Judgement,
+    folder_member,
+    judgements_with_texts,
+    read_qrels,
+    read_texts,
+)
 from trainer.data.readers.image_rows import checked_reference
 from trainer.data.readers.json_lines import Record, read_json_lines
 from trainer.data.readers.report import BadRow, ReadReport, type_name
@@ -15,6 +22,7 @@ from trainer.progress import count_items
 
 _CORPUS = "corpus.parquet", "corpus.jsonl"
 _TRAINING = "train.parquet", "train.jsonl"
+_IMAGE_QUERIES = "queries.parquet"
 
 
 def is_image_folder(folder: Path) -> bool:
@@ -32,18 +40,27 @@ def training_file(folder: Path) -> Path | None:
     return _file(folder, _TRAINING)
 
 
+def read_image_queries(folder: Path, report: ReadReport, ids: Set[str]) -> dict[str, str]:
+    """Returns the references of the queries in `queries.parquet` by id, of these ids only; "" for
+    an image that cannot be used. Without the file there are none.
+    """
+    path = folder_member(folder, _IMAGE_QUERIES)
+    return {} if path is None else _read_images(path, ids, report)
+
+
 def judged_images(
-    folder: Path, split: str, report: ReadReport, whole_corpus: bool = False
+    folder: Path, judgements: list[Judgement], report: ReadReport, whole_corpus: bool = False
 ) -> tuple[list[Judgement], dict[str, str], dict[str, str]]:
-    """Returns the judgements of a split that have both sides, the captions by id, and the
-    references of images by id: those that are judged, or all.
+    """Returns the judgements that have both sides, the captions by id, and the references of images
+    by id: those that are judged, or all.
     """
     report.layout = "folder of judged images"
-    judgements = read_qrels(folder, split, report)
     captions = read_texts(folder, "queries.jsonl", report, {item.query for item in judgements})
     bad_before = report.bad_count
     ids = None if whole_corpus else {item.document for item in judgements}
-    images = _read_images(folder, ids, report)
+    path = corpus_file(folder)
+    assert path is not None
+    images = {key: value for key, value in _read_images(path, ids, report).items() if value}
     bad_lines = {"corpus.jsonl": report.bad_count - bad_before}
     complete = judgements_with_texts(judgements, captions, images, bad_lines, report)
     return complete, captions, images
@@ -51,15 +68,16 @@ def judged_images(
 
 def image_folder_rows(folder: Path, split: str, report: ReadReport) -> Iterator[Row]:
     """Yields one row per positive judgement of a split."""
-    judgements, captions, images = judged_images(folder, split, report)
+    judgements, captions, images = judged_images(folder, read_qrels(folder, split, report), report)
     for item in judgements:
         if item.score > 0 and captions[item.query]:
             yield Row(captions[item.query], images[item.document], source=item.source)
 
 
-def _read_images(folder: Path, ids: set[str] | None, report: ReadReport) -> dict[str, str]:
-    path = corpus_file(folder)
-    assert path is not None
+def _read_images(path: Path, ids: Set[str] | None, report: ReadReport) -> dict[str, str]:
+    """Returns the references of the images of a table by id, of all or of these ids only; "" for an
+    image that cannot be used.
+    """
     images: dict[str, str] = {}
     for record in count_items(_records(path), f"reading {path}", "images"):
         report.rows_read += 1
@@ -70,13 +88,11 @@ def _read_images(folder: Path, ids: set[str] | None, report: ReadReport) -> dict
         if not isinstance(key, str) or not key:
             reason = f"the field '_id' is {type_name(key)}, expected a text"
             report.set_aside(BadRow(record.source, reason))
-        elif key in images:
+        elif images.get(key):
             report.duplicate_ids += 1
         elif ids is None or key in ids:
             value = record.values.get("image")
-            reference = checked_reference(value, folder, record.source, report)
-            if reference is not None:
-                images[key] = reference
+            images[key] = checked_reference(value, path.parent, record.source, report) or ""
     return images
 
 

@@ -1,5 +1,13 @@
 """Why figures that are measured on a set are too high, and what to do about it."""
 
+from pathlib import Path
+
+from trainer.data.readers.beir import (
+    QUERIES_OF_USERS,
+    has_documents_of_pairs_alone,
+    kinds_of_pairs,
+)
+
 PAIRS_ALONE = "documents of the pairs"
 MADE_QUERIES = "made from the documents: figures say little about real questions"
 
@@ -9,6 +17,13 @@ def search_limitation(count: int, documents: str) -> str:
     return (
         f"searched among the {count:,} {documents} alone, not a whole corpus: figures are too high"
     )
+
+
+def folder_limitation(folder: Path, count: int) -> str:
+    """Returns the limitation of figures on a BEIR folder with so many documents; "" for none."""
+    if has_documents_of_pairs_alone(folder):
+        return search_limitation(count, PAIRS_ALONE)
+    return "" if set(kinds_of_pairs(folder)) <= QUERIES_OF_USERS else MADE_QUERIES
 
 
 def limitation_advice(limitation: str, option: str) -> str:

@@ -25,6 +25,7 @@ from trainer.evaluation.systems.system import (
     System,
     weight_bytes,
 )
+from trainer.models.contracts.text import Role
 from trainer.models.cut import read_cut
 from trainer.models.encoder import PairEncoder, VectorEncoder
 from trainer.models.families import read_reranker
@@ -49,6 +50,8 @@ class SystemSettings:
     dimensions: int | None = None
     rerank_depth: int = 100
     """The number of documents that a cross-encoder reorders."""
+    query_role: Role = "query"
+    """With `document`, queries are references of images. Only indexes of images can be asked."""
 
 
 DEFAULTS = SystemSettings()
@@ -194,7 +197,8 @@ class SystemOpener:
             raise BadModel(str(error).replace("with --model", f"in {advice}")) from error
         name = f"{self._with_cuts(model)} by {folder.name}" if model else f"index:{folder}"
         encoder = encoder.to(self._accelerator)
-        return IndexSystem(name, index, encoder, self._corpus, self._precision)
+        role = settings.query_role
+        return IndexSystem(name, index, encoder, self._corpus, self._precision, role)
 
     def _rerank(self, name: SystemName) -> System:
         encoder = self.reranker(name.value)

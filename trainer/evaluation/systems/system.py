@@ -17,6 +17,7 @@ from trainer.evaluation.image_text import image_to_text_metrics
 from trainer.evaluation.metrics import RetrievalRun
 from trainer.evaluation.run_file import read_run_file, with_spaces
 from trainer.evaluation.systems.encoded_documents import EncodedDocuments
+from trainer.models.contracts.text import Role
 from trainer.models.encoder import VectorEncoder
 from trainer.progress import phase
 from trainer.retrieval.bm25 import Bm25
@@ -150,8 +151,11 @@ class IndexSystem:
         encoder: VectorEncoder,
         corpus: Corpus,
         precision: Precision = "fp32",
+        query_role: Role = "query",
     ) -> None:
-        """Raises BadData when its documents are not those of the corpus, and BadModel when it is of
+        """With the role `document`, queries are references of images.
+
+        Raises BadData when its documents are not those of the corpus, and BadModel when it is of
         another model.
         """
         if index.manifest.count != len(corpus.ids):
@@ -160,6 +164,7 @@ class IndexSystem:
                 f" {len(corpus.ids):,}; build an index of the set's own corpus"
             )
         self.name, self._index, self._precision = name, index, precision
+        self._query_role = query_role
         self._encoder = index.fit_encoder(encoder)
         self._corpus_name, self._corpus_ids = corpus.name, frozenset(corpus.ids)
         files = [path for path in index.folder.rglob("*") if path.is_file()]
@@ -171,7 +176,8 @@ class IndexSystem:
 
         Raises BadData for a document that is not in the corpus.
         """
-        results = hits(self._index, self._encoder, list(queries.values()), k, self._precision)
+        texts = list(queries.values())
+        results = hits(self._index, self._encoder, texts, k, self._precision, self._query_role)
         run = {
             query: {hit.document.id: hit.score for hit in query_hits}
             for query, query_hits in zip(queries, results, strict=True)
