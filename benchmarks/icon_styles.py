@@ -19,6 +19,7 @@ from measuring.icons import MOST_ICONS, pack_lucide, read_lucide, words, write_l
 from measuring.record import save, table
 
 MATERIAL = REAL_DATA / "icons"
+OWN_STYLE = "names, known, own style"
 METRICS = ("recall@10", "ndcg@10")
 Groups = Mapping[str, Sequence[int]]
 
@@ -93,19 +94,31 @@ def pixel_vectors(references: Sequence[str]) -> np.ndarray:
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9))
 
 
-class Pictures:
-    """The search of Material Design Icons by Lucide's icons of the same name."""
+class OwnStyle:
+    """The search of Material Design Icons: by Lucide's icons of the same name, and, to compare
+    with, by captions of training that are names in Lucide too.
+    """
 
-    def __init__(self, pairs: Mapping[str, str], lucide: Any, material: Any) -> None:
+    def __init__(
+        self, pairs: Mapping[str, str], lucide: Any, material: Any, captions: Sequence[str]
+    ) -> None:
         from pyarrow import parquet
 
         from trainer.images.reference import reference_to_bytes
 
-        self.queries, self.material = [lucide.documents_by_id[name] for name in pairs], material
-        self.names, self.qrels = list(pairs), {name: {own: 1} for name, own in pairs.items()}
-        images = parquet.read_table(MATERIAL / "train.parquet", columns=["image"])["image"]
-        trained = {reference_to_bytes(image) for image in images.to_pylist()}
-        seen = [material.documents_by_id[own] in trained for own in pairs.values()]
+        self.material, self.names, self.captions = material, list(pairs), list(captions)
+        self.drawings = [lucide.documents_by_id[name] for name in pairs]
+        ids: dict[str, set[str]] = {}
+        for id_, drawing in material.documents_by_id.items():
+            ids.setdefault(drawing, set()).add(id_)
+        self.qrels: dict[str, dict[str, int]] = {caption: {} for caption in captions}
+        trained: set[str] = set()
+        for row in parquet.read_table(MATERIAL / "train.parquet").to_pylist():
+            own = ids[reference_to_bytes(row["image"])]
+            trained |= own
+            self.qrels.get(words(row["caption"]), {}).update(dict.fromkeys(own, 1))
+        self.qrels_of_drawings = {name: {own: 1} for name, own in pairs.items()}
+        seen = [own in trained for own in pairs.values()]
         self.groups = {
             "pictures, known": [row for row, known in enumerate(seen) if known],
             "pictures, new": [row for row, known in enumerate(seen) if not known],
@@ -113,15 +126,22 @@ class Pictures:
 
     def measure(self, encoder: Any) -> dict[str, Any]:
         from trainer.evaluation.evaluate import nearest_run
-        from trainer.retrieval.encoding.encode import encode_documents
+        from trainer.evaluation.metrics import per_query_metrics
+        from trainer.retrieval.encoding.encode import encode_documents, encode_queries
 
-        queries = encode_documents(encoder, self.queries)
-        documents = encode_documents(encoder, self.material.documents)
         ids = self.material.document_ids
-        return self._means(nearest_run(queries, documents, self.names, ids, 10, encoder))
+        drawings = encode_documents(encoder, self.drawings)
+        captions = encode_queries(encoder, self.captions)
+        documents = encode_documents(encoder, self.material.documents)
+        run = nearest_run(captions, documents, self.captions, ids, 10, encoder)
+        values = per_query_metrics(run, self.qrels, METRICS)
+        return {
+            **means(values, {OWN_STYLE: range(len(self.captions))}),
+            **self._means(nearest_run(drawings, documents, self.names, ids, 10, encoder)),
+        }
 
     def measure_pixels(self) -> dict[str, Any]:
-        scores = pixel_vectors(self.queries) @ pixel_vectors(self.material.documents).T
+        scores = pixel_vectors(self.drawings) @ pixel_vectors(self.material.documents).T
         ids = self.material.document_ids
         best = np.argsort(-scores, axis=1)[:, :10]
         return self._means(
@@ -134,7 +154,7 @@ class Pictures:
     def _means(self, run: Any) -> dict[str, Any]:
         from trainer.evaluation.metrics import per_query_metrics
 
-        return means(per_query_metrics(run, self.qrels, METRICS), self.groups)
+        return means(per_query_metrics(run, self.qrels_of_drawings, METRICS), self.groups)
 
 
 def measured_words(judged_set: Any, run: Any, groups: Groups) -> dict[str, Any]:
@@ -172,21 +192,22 @@ def measurements(models: Sequence[str], package: Path, folder: Path) -> dict[str
     lucide = read_retrieval_set(str(folder), "test", has_images=True)
     material = read_retrieval_set(str(MATERIAL), "test", has_images=True)
     groups = caption_groups(lucide, tags)
-    pictures = Pictures(picture_pairs(package, material), lucide, material)
+    known = [lucide.queries[row] for row in groups["names, known"]]
+    own_style = OwnStyle(picture_pairs(package, material), lucide, material, known)
     systems = {
         "chance": dict.fromkeys(groups, 10 / len(lucide.documents))
-        | dict.fromkeys(pictures.groups, 10 / len(material.documents)),
+        | dict.fromkeys([OWN_STYLE, *own_style.groups], 10 / len(material.documents)),
         **{
             name: measured_words(lucide, run, groups)
             for name, run in runs_over_names(lucide, package).items()
         },
-        "pixels": pictures.measure_pixels(),
+        "pixels": own_style.measure_pixels(),
     }
     for model in models:
         encoder = read_vector_model(model)
         found = measured_words(lucide, retrieve(encoder, lucide, 10), groups)
         name = Path(model).parent.name if Path(model).name == "model" else model
-        systems[name] = found | pictures.measure(encoder)
+        systems[name] = found | own_style.measure(encoder)
     return systems
 
 
@@ -219,6 +240,6 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="+", help="models of captions and images")
+    parser.add_argument("models", nargs="*", help="models of captions and images")
     parser.add_argument("--target", type=Path, help="keep the judged images in this folder")
     main(parser.parse_args())
