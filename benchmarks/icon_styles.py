@@ -183,12 +183,12 @@ def runs_over_names(judged_set: Any, package: Path) -> dict[str, Any]:
 
 
 def measurements(models: Sequence[str], package: Path, folder: Path) -> dict[str, Any]:
-    """Means by system and group, and the number of documents that are searched."""
+    """Means by system and group; those of chance are recall@10 alone."""
     from trainer.data.retrieval_set import read_retrieval_set
     from trainer.evaluation.evaluate import retrieve
     from trainer.models.families import read_vector_model
 
-    _, tags = write_lucide(package, folder)
+    tags = write_lucide(package, folder)
     lucide = read_retrieval_set(str(folder), "test", has_images=True)
     material = read_retrieval_set(str(MATERIAL), "test", has_images=True)
     groups = caption_groups(lucide, tags)

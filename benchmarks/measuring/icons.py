@@ -111,10 +111,10 @@ def write_judgements(queries: dict[str, set[str]], target: Path) -> None:
     (target / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(lines))
 
 
-def write_lucide(package: Path, target: Path) -> tuple[dict[str, set[str]], set[str]]:
-    """Writes the set, and returns what `read_queries` returns."""
+def write_lucide(package: Path, target: Path) -> set[str]:
+    """Writes the set. Returns the queries that are tags alone."""
     icons = read_lucide(package)
     write_images(((name, svg) for name, (svg, _) in icons.items()), target)
     queries, tags = read_queries(package)
     write_judgements(queries, target)
-    return queries, tags
+    return tags
