@@ -148,7 +148,9 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", nargs="?", help="a model of images and captions, trained on the icons")
+    parser.add_argument(
+        "model", nargs="?", help="a model of images and captions, trained on the icons"
+    )
     parser.add_argument("style", nargs="?", help="a folder of judged images of the same names")
     parser.add_argument("--queries", type=int, default=300, help="test queries per kind")
     main(parser.parse_args())

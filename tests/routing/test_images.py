@@ -105,6 +105,14 @@ def test_queries_in_words_and_images_are_one_set_each(folder):
     assert read_retrieval_set(str(folder / "data"), "dev").image_queries is None
 
 
+def test_other_commands_leave_images_out_and_say_so(folder):
+    checked = run(folder, "data", "check", "data")
+    assert "12 queries are images, left out of the pairs" in checked.stdout
+    measured = run(folder, "evaluate", "bert", "--data", "data")
+    assert "data test: 60 queries" in measured.stdout
+    assert "12 queries are images, which `nearfar route` alone asks" in measured.stderr
+
+
 def test_view_of_images_answers_images_and_the_table_counts_them(folder, router):
     options = ("--data", "data", "--out", "e.json", "--cost", "1")
     measured = run(folder, "route", "evaluate", "fitted", *options)

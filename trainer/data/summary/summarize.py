@@ -14,6 +14,7 @@ import numpy as np
 from trainer.data.near_duplicates import find_near_identical, normal_form
 from trainer.data.readers.beir import Judgement, beir_splits, is_beir_folder, read_qrels
 from trainer.data.readers.hub import is_saved_folder, saved_splits
+from trainer.data.readers.image_folder import read_image_queries
 from trainer.data.readers.read import judged_rows, judged_texts, read_rows
 from trainer.data.readers.report import BadRow, ReadReport
 from trainer.data.rows import Rows, count_duplicate_pairs, known_positives
@@ -179,7 +180,7 @@ def _summarize_beir(folder: Path, on_bad: Callable[[BadRow], None] | None) -> Da
 
 def _positive_judgements(folder: Path, report: ReadReport) -> dict[str, list[Judgement]]:
     """Returns the judgements with a score above 0 of each split, beginning with train, dev and
-    test.
+    test, without those of queries that are images.
     """
     splits = sorted(
         beir_splits(folder),
@@ -190,9 +191,13 @@ def _positive_judgements(folder: Path, report: ReadReport) -> dict[str, list[Jud
             f"{folder} has no qrels/<split>.tsv, so it is not known which document answers which"
             " query; add at least qrels/train.tsv."
         )
+    splits_and_judgements = [(split, read_qrels(folder, split, report)) for split in splits]
+    ids = {judgement.query for _, judgements in splits_and_judgements for judgement in judgements}
+    if images := read_image_queries(folder, report, ids):
+        report.notes.append(f"{len(images):,} queries are images, left out of the pairs")
     return {
-        split: [judgement for judgement in read_qrels(folder, split, report) if judgement.score > 0]
-        for split in splits
+        split: [item for item in judgements if item.score > 0 and item.query not in images]
+        for split, judgements in splits_and_judgements
     }
 
 

@@ -108,6 +108,7 @@ def _dropped_texts(report: ReadReport) -> Iterator[Text]:
     for name, count in counts.items():
         if count:
             yield Text(f"  {count:,} {name}")
+    yield from (Text(f"  {visible(note, 200)}") for note in report.notes)
 
 
 def _bad_rows(report: ReadReport) -> Iterator[Text]:
