@@ -98,16 +98,14 @@ def _ask(
     """Asks the routes that can answer the queries. The others find nothing, and cost nothing."""
     opener = SystemOpener(Corpus.of(judged_set), settings)
     runs: list[RetrievalRun] = []
-    milliseconds = []
     for route, name in systems.items():
-        if route not in able_routes:
+        if route in able_routes:
+            tell(f"asking {name}" + (" by image" if settings.query_role == "document" else ""))
+            runs.append(opener.open(name).search(judged_set.queries_by_id, FUSED_DOCUMENTS))
+        else:
             runs.append({})
-            milliseconds.append(0.0)
-            continue
-        tell(f"asking {name}" + (" by image" if settings.query_role == "document" else ""))
-        runs.append(opener.open(name).search(judged_set.queries_by_id, FUSED_DOCUMENTS))
-        milliseconds.append(float(np.median(latencies_ms(name, opener, judged_set))))
-        opener.close([])
+    latencies = latencies_ms([systems[route] for route in able_routes], opener, judged_set)
+    medians = dict(zip(able_routes, map(np.median, latencies), strict=True))
     results = [
         evaluate_run(run, judged_set, "route", metrics=[MAIN_METRIC])
         for run in [*runs, fuse_ranks(runs, FUSED_DOCUMENTS)]
@@ -118,7 +116,7 @@ def _ask(
         judged_set,
         tuple(texts[query] for query in ids),
         np.stack([result.metrics[MAIN_METRIC] for result in results], 1).astype(np.float64),
-        tuple(milliseconds),
+        tuple(float(medians.get(route, 0.0)) for route in systems),
         tuple(map(relevant_documents(judged_set).__getitem__, ids)),
     )
 

@@ -1,6 +1,7 @@
 """What a candidate finds and what it costs."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +54,7 @@ def measure(system: SystemName, opener: SystemOpener, judged_set: RetrievalSet) 
     result = evaluate_run(run, judged_set, str(system))
     preparation = opened_system.preparation
     seconds = preparation.seconds
-    latencies = latencies_ms(system, opener, judged_set)
+    (latencies,) = latencies_ms([system], opener, judged_set)
     cost = Cost(
         len(judged_set.documents) / seconds if seconds else None,
         float(np.median(latencies)),
@@ -64,14 +65,20 @@ def measure(system: SystemName, opener: SystemOpener, judged_set: RetrievalSet) 
     return Measurement(str(system), result, cost)
 
 
-def latencies_ms(system: SystemName, opener: SystemOpener, judged_set: RetrievalSet) -> list[float]:
-    """Returns the milliseconds of searches for ten documents, one query at a time."""
-    opened_system = opener.open(system)
+def latencies_ms(
+    systems: Sequence[SystemName], opener: SystemOpener, judged_set: RetrievalSet
+) -> list[list[float]]:
+    """Returns the milliseconds of searches for ten documents, one query at a time, per system.
+
+    The systems take turns, so that what else the machine does slows all of them alike.
+    """
+    opened_systems = [opener.open(system) for system in systems]
     queries = judged_set.queries[: _WARM_UP_QUERIES + _LATENCY_QUERIES]
-    latencies = []
+    latencies: list[list[float]] = [[] for _ in systems]
     with opener.without_memory():
         for query in queries:
-            start = time.perf_counter()
-            opened_system.search({"query": query}, _HITS)
-            latencies.append(1000 * (time.perf_counter() - start))
-    return latencies[min(_WARM_UP_QUERIES, len(latencies) - 1) :]
+            for system, times in zip(opened_systems, latencies, strict=True):
+                start = time.perf_counter()
+                system.search({"query": query}, _HITS)
+                times.append(1000 * (time.perf_counter() - start))
+    return [times[min(_WARM_UP_QUERIES, len(times) - 1) :] for times in latencies]
