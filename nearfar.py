@@ -478,8 +478,9 @@ def search(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
     rerank: str | Path | None = None,
     view: str | None = None,
     hybrid: bool = False,
+    weights: Mapping[str, float] | None = None,
     router: str | Path | Router | None = None,
-    cost: float = 0.5,
+    cost: float | None = None,
 ) -> SearchResult: ...
 @overload
 def search(
@@ -491,8 +492,9 @@ def search(
     rerank: str | Path | None = None,
     view: str | None = None,
     hybrid: bool = False,
+    weights: Mapping[str, float] | None = None,
     router: str | Path | Router | None = None,
-    cost: float = 0.5,
+    cost: float | None = None,
 ) -> list[SearchResult]: ...
 @overload
 def search(
@@ -515,8 +517,9 @@ def search(
     rerank: str | Path | None = None,
     view: str | None = None,
     hybrid: bool = False,
+    weights: Mapping[str, float] | None = None,
     router: str | Path | Router | None = None,
-    cost: float = 0.5,
+    cost: float | None = None,
 ) -> SearchResult | list[SearchResult]:
     """The k best documents of an index for a question, or for each of several; or those most like
     an image, a file or its bytes.
@@ -524,39 +527,51 @@ def search(
     `model` says where the model of the index is now, if it was moved. `rerank` names a
     cross-encoder that puts the best documents in a new order. Of a folder of views, `view` is
     searched, or with `hybrid` all of them, or those that a `router` chooses for each question at a
-    mean `cost`; for an image, it is all that hold images. What was searched stays open for the next
-    search.
+    mean `cost` (default 0.5); for an image, it is all that hold images. `weights`, such as
+    {"dense": 0.7, "bm25": 0.3}, are those of `hybrid`; {} combines by ranks, and None as the folder
+    says. What was searched stays open for the next search.
     """
     if (questions is None) == (image is None):
         raise TypeError("search() takes questions or an image; give one of the two")
-    from trainer.images.reference import label, read_query_image
-
-    folder = Path(index).resolve()
-    manifests = (folder / "manifest.json", *sorted(folder.glob("views/*/manifest.json")))
-    written = tuple(each.stat().st_mtime_ns for each in manifests if each.is_file())
-    models = [each and str(each) for each in (model, rerank)]
     if router is not None:
-        _check_alone(model, view, hybrid, image and rerank)
+        _check_alone(model, view, hybrid, weights is not None, image and rerank)
+    elif cost is not None:
+        raise TypeError("cost is that of a router; give router too")
+    folder = Path(index).resolve()
+    written = _written(folder)
+    key = None if weights is None else tuple(weights.items())
+    choices = model and str(model), rerank and str(rerank), view, hybrid, key
     if image is not None:
-        reference = read_query_image(image)
         if router is None:
-            searcher = _searcher(folder, written, *models, view, hybrid, True)
+            searcher = _searcher(folder, written, *choices, True)
         else:
             settings = _router(router).settings
             routes = tuple(settings.routes), settings.checked_image_routes
             searcher = _image_searcher(folder, written, *routes)
-        name = label(reference) if isinstance(image, bytes) else str(image)
-        return SearchResult(name, tuple(searcher.search_by_image(reference, k)))
+        return _image_result(searcher, image, k)
     assert questions is not None
     several = [questions] if isinstance(questions, str) else list(questions)
     if router is None:
-        hits = _searcher(folder, written, *models, view, hybrid, False).search(several, k)
+        hits = _searcher(folder, written, *choices, False).search(several, k)
     else:
-        hits = _routed_hits(folder, written, _router(router), several, k, cost, rerank)
-    results = [
-        SearchResult(question, tuple(each)) for question, each in zip(several, hits, strict=True)
-    ]
+        limit = 0.5 if cost is None else cost
+        hits = _routed_hits(folder, written, _router(router), several, k, limit, rerank)
+    results = [SearchResult(*each) for each in zip(several, map(tuple, hits), strict=True)]
     return results[0] if isinstance(questions, str) else results
+
+
+def _written(folder: Path) -> tuple[int, ...]:
+    """When the manifests of an index or of its views were written."""
+    manifests = (folder / "manifest.json", *sorted(folder.glob("views/*/manifest.json")))
+    return tuple(each.stat().st_mtime_ns for each in manifests if each.is_file())
+
+
+def _image_result(searcher: Searcher, image: str | Path | bytes, k: int) -> SearchResult:
+    from trainer.images.reference import label, read_query_image
+
+    reference = read_query_image(image)
+    name = label(reference) if isinstance(image, bytes) else str(image)
+    return SearchResult(name, tuple(searcher.search_by_image(reference, k)))
 
 
 @lru_cache(maxsize=1)
@@ -567,13 +582,20 @@ def _searcher(
     rerank: str | None,
     view: str | None,
     hybrid: bool,
+    weights: tuple[tuple[str, float], ...] | None,
     by_image: bool,
 ) -> Searcher:
     """An open index with its model, for as long as its manifests are those `written` then."""
     from trainer.retrieval.indexes.searcher import Searcher
 
     return Searcher.open(
-        folder, model=model, reranker=rerank, view=view, hybrid=hybrid, by_image=by_image
+        folder,
+        model=model,
+        reranker=rerank,
+        view=view,
+        hybrid=hybrid,
+        weights=None if weights is None else dict(weights),
+        by_image=by_image,
     )
 
 
@@ -647,7 +669,8 @@ def _check_alone(*choices: object) -> None:
 
     if any(choices):
         raise BadRecipe(
-            "a router chooses views; leave view, hybrid and model out, and rerank of images"
+            "a router chooses views; leave view, hybrid, weights and model out, and rerank of"
+            " images"
         )
 
 

@@ -166,6 +166,15 @@ def test_documents_are_added_to_all_views_replaced_and_deleted(settings, tmp_pat
     nearfar.add(place, new_corpus, replace=True)
     best = nearfar.search(place, "the disk storage of a new machine", k=1, hybrid=True)[0]
     assert best.document.id == "new"
+    weights = {"words": 0.3, "bm25": 0.7}
+    by_weights = nearfar.search(place, "a new machine", k=1, hybrid=True, weights=weights)[0]
+    by_ranks = nearfar.search(place, "a new machine", k=1, hybrid=True, weights={})[0]
+    assert by_weights.document.id == "new"
+    assert by_weights.score > 0.7 > by_ranks.score, "scaled scores, and reciprocals of ranks"
+    with pytest.raises(nearfar.NearfarError, match="give --hybrid too"):
+        nearfar.search(place, "a new machine", weights={"bm25": 1})
+    with pytest.raises(TypeError, match="cost is that of a router"):
+        nearfar.search(place, "a new machine", cost=0.5)
 
     nearfar.delete(place, ["new"])
     for view in views:

@@ -75,5 +75,5 @@ def test_other_choices_of_views_are_refused(folder, write_router, monkeypatch):
     monkeypatch.chdir(folder)
     write_router(folder, [0.1, 0.0, 0.0])
     for choice in ({"view": "dense"}, {"hybrid": True}, {"model": "bert"}):
-        with pytest.raises(nearfar.NearfarError, match="leave view, hybrid and model out"):
+        with pytest.raises(nearfar.NearfarError, match="leave view, hybrid, weights and model out"):
             nearfar.search("idx", QUESTIONS[0], router="router", **choice)

@@ -107,7 +107,7 @@ def search(
             rerank_depth=rerank_depth,
             view=view,
             hybrid=hybrid,
-            weights=_view_weights(view, hybrid, weights),
+            weights=_view_weights(weights),
             by_image=reference is not None,
         )
     if searcher.note:
@@ -191,15 +191,9 @@ def _open_chosen(
     return searcher
 
 
-def _view_weights(view: str | None, hybrid: bool, weights: str | None) -> dict[str, float] | None:
-    """Raises BadRecipe for options that contradict each other."""
-    from trainer.errors import BadRecipe
+def _view_weights(weights: str | None) -> dict[str, float] | None:
     from trainer.retrieval.indexes.views import parse_weights
 
-    if hybrid and view is not None:
-        raise BadRecipe("--view searches one view, and --hybrid all of them; give one of the two")
-    if weights is not None and not hybrid:
-        raise BadRecipe("--weights are those of --hybrid; give --hybrid too")
     return None if weights is None else parse_weights(weights)
 
 

@@ -86,6 +86,14 @@ class SearchedWords:
         ]
 
 
+def _check_choices(view: str | None, hybrid: bool, weights: Mapping[str, float] | None) -> None:
+    """Raises BadRecipe for choices of views that contradict each other."""
+    if hybrid and view is not None:
+        raise BadRecipe("--view searches one view, and --hybrid all of them; give one of the two")
+    if weights is not None and not hybrid:
+        raise BadRecipe("--weights are those of --hybrid; give --hybrid too")
+
+
 class Searcher:
     """One open index or several views, their models, and optionally a cross-encoder that re-ranks.
 
@@ -130,6 +138,7 @@ class Searcher:
         (`open_views`). With `by_image`, views of images alone are searched. Raises BadFolder,
         BadModel, BadRecipe.
         """
+        _check_choices(view, hybrid, weights)
         if by_image:
             options = {"--weights": weights, "--rerank": reranker}
             if names := [name for name, value in options.items() if value is not None]:
