@@ -14,7 +14,7 @@ from toy_models import make_image_text_toy
 
 import nearfar
 from trainer.data.retrieval_set import RetrievalSet, read_retrieval_set
-from trainer.errors import BadData
+from trainer.errors import BadData, TooManyBadRows
 from trainer.routing.answers import RouteAnswers
 from trainer.routing.features import WordCounts
 from trainer.routing.fit import fit_router
@@ -273,4 +273,12 @@ def test_judgements_of_images_need_documents_and_words_beside_them(folder, tmp_p
         read_retrieval_set(str(tmp_path / "data"), "test")
     qrels.write_text("query-id\tcorpus-id\tscore\np0\ti0\t1\n")
     with pytest.raises(BadData, match="no query in words with a relevant document"):
+        read_retrieval_set(str(tmp_path / "data"), "test")
+
+
+def test_image_among_queries_in_words_is_refused_with_a_hint(folder, tmp_path):
+    shutil.copytree(folder / "data", tmp_path / "data")
+    with (tmp_path / "data" / "queries.jsonl").open("a") as file:
+        file.write('{"_id": "p60", "image": "img/5.png"}\n')
+    with pytest.raises(TooManyBadRows, match=r"images belong in queries\.parquet"):
         read_retrieval_set(str(tmp_path / "data"), "test")

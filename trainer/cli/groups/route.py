@@ -31,7 +31,7 @@ RouterFolder = Annotated[
 ]
 Queries = Annotated[
     list[str] | None,
-    typer.Argument(metavar="QUERY...", help="texts of queries, each in quotes", show_default=False),
+    typer.Argument(metavar="QUERY", help="texts of queries, each in quotes", show_default=False),
 ]
 QueryImages = Annotated[
     list[Path] | None,

@@ -166,7 +166,10 @@ def _id_and_text(record: Record, report: ReadReport) -> tuple[str | None, str]:
             isinstance(value, str) or (value is None and (name == "title" or "text" in values))
         ):
             reason = f"the field {name!r} is {type_name(value)}, expected a text"
-            report.set_aside(BadRow(record.source, reason))
+            detail = (
+                "queries that are images belong in queries.parquet" if "image" in values else ""
+            )
+            report.set_aside(BadRow(record.source, reason, detail))
             return None, ""
     title = title if "text" in values else None
     return key, f"{title} {text or ''}" if title and title.strip() else text or ""
