@@ -290,7 +290,7 @@ def _show(comparison: "SystemComparison", examples: int) -> None:
 
     console, systems = Console(highlight=False), comparison.evaluation.systems
     console.print(comparison_table(comparison.evaluation, console.width))
-    for line in comparison_lines(comparison.evaluation, console.width):
+    for line in comparison_lines(comparison.evaluation):
         console.print(line)
     if limitation := comparison.evaluation.limitation:
         console.print(limitation_advice(limitation, "--corpus"))

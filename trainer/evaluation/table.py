@@ -10,6 +10,7 @@ from rich.text import Text
 
 from trainer.batch import identity
 from trainer.evaluation.results import MAIN_METRIC, Comparison, Evaluation, Selection, SystemResult
+from trainer.evaluation.short_names import cell_names, short_name, short_names
 from trainer.evaluation.verdict import conclusion, sentence, verdict
 from trainer.storage.visible import visible
 
@@ -25,13 +26,12 @@ _NAMES = {
 }
 _ROOMY_COLUMNS = 4
 """More metrics fit a narrow screen only with one space between them."""
-_COMBINATIONS = ("hybrid: ", "weighted: ")
 _HITS = 3
 """The number of documents per query in an example."""
 _WIDTH = 70
 """The number of characters of a document in an example."""
-_NAME_WIDTH, _LONGEST_NAME = 20, 60
-"""The number of characters of a name, where the screen is narrow and at most."""
+_NAME_WIDTH, _LONGEST_NAME, _NAME_OF_EXAMPLE = 20, 60, 40
+"""The number of characters of a name: in a narrow table, at most, and above an example."""
 
 
 def result_parts(
@@ -87,41 +87,46 @@ def comparison_table(evaluation: Evaluation, width: int = 80) -> Table:
     for metric in metrics:
         label = f"{_label(metric)} [95 %]" if metric == MAIN_METRIC else _label(metric)
         table.add_column(label, no_wrap=True, vertical="bottom")
+    names = cell_names(_names(evaluation), _name_width(width))
     for number, system in enumerate(evaluation.systems):
         cells = [
             _with_interval(system) if metric == MAIN_METRIC else f"{system.mean(metric):.3f}"
             for metric in metrics
         ]
         table.add_row(
-            Text(short_name(system.name, name_width(width))),
+            Text(names[system.name]),
             *cells,
             style="bold" if number == len(evaluation.systems) - 1 else "",
         )
     for failure in evaluation.failures:
-        name = short_name(failure.system, name_width(width))
-        table.add_row(Text(name), "not measured", style="yellow")
+        table.add_row(Text(names[failure.system]), "not measured", style="yellow")
     return table
 
 
-def name_width(width: int) -> int:
+def _names(evaluation: Evaluation) -> list[str]:
+    failed = [failure.system for failure in evaluation.failures]
+    return [*(system.name for system in evaluation.systems), *failed]
+
+
+def _name_width(width: int) -> int:
     """Returns the characters of a name in a table that is `width` columns wide."""
     return max(_NAME_WIDTH, min(_LONGEST_NAME, _NAME_WIDTH + width - 80))
 
 
-def comparison_lines(evaluation: Evaluation, width: int = 80) -> list[Text]:
+def comparison_lines(evaluation: Evaluation) -> list[Text]:
     """Returns why the figures are too high, if they are, the notes on systems, and the difference
     of the last system to each other one, the nearest in the table first.
 
     The line of a difference has its interval, the p-value of the paired test, and what it proves.
     """
     limitation = visible(evaluation.limitation, 300)
-    tests, limit = len(evaluation.comparisons), name_width(width)
+    tests, names = len(evaluation.comparisons), short_names(_names(evaluation), _LONGEST_NAME)
     failures = [
         Text(f"{visible(failure.system)} was not measured: {failure.problem}", style="yellow")
         for failure in evaluation.failures
     ]
     notes = [
-        Text(f"{short_name(system.name, limit)}: {visible(system.note, 300)}", style="dim")
+        Text(f"{names[system.name]}: {visible(system.note, 300)}", style="dim")
         for system in evaluation.systems
         if system.note
     ]
@@ -129,7 +134,7 @@ def comparison_lines(evaluation: Evaluation, width: int = 80) -> list[Text]:
         *([Text(sentence(limitation), style="yellow")] if limitation else []),
         *notes,
         *failures,
-        *(_comparison_line(test, tests, limit) for test in reversed(evaluation.comparisons)),
+        *(_comparison_line(test, tests, names) for test in reversed(evaluation.comparisons)),
     ]
 
 
@@ -169,22 +174,20 @@ def _append_hits(
         if any(right)
         else f"no right document among the first {len(hits)}"
     )
-    lines.append(f"  {short_name(system.name)}: {summary}\n", style="dim")
+    lines.append(f"  {short_name(system.name, _NAME_OF_EXAMPLE)}: {summary}\n", style="dim")
     for rank, (document, _) in enumerate(hits[:_HITS]):
         lines.append("    ✓ " if right[rank] else "      ", style="green")
         lines.append(f"{rank + 1}. {_snippet(documents.get(document, document), _WIDTH)}\n")
 
 
-def _comparison_line(comparison: Comparison, tests: int, limit: int) -> Text:
+def _comparison_line(comparison: Comparison, tests: int, names: dict[str, str]) -> Text:
     test = comparison.test
     correction = (
         f" ({comparison.corrected_p_value:.4f} corrected for {tests} comparisons)"
         if tests > 1
         else ""
     )
-    system, baseline = (
-        short_name(name, limit) for name in (comparison.system, comparison.baseline)
-    )
+    system, baseline = names[comparison.system], names[comparison.baseline]
     return Text.assemble(
         (f"{system} vs {baseline}: ", "bold"),
         f"{_label(comparison.metric)} {test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}], p"
@@ -201,33 +204,6 @@ def _with_interval(system: SystemResult) -> str:
 def _label(metric: str) -> str:
     name, at, cut = metric.partition("@")
     return _NAMES.get(name, name) + at + cut
-
-
-def short_name(name: str, limit: int = _NAME_WIDTH) -> str:
-    """Returns a name cut at its front, where paths are similar; of "a + b", each part is cut.
-
-    >>> short_name("sentence-transformers/all-MiniLM-L6-v2"), short_name(
-    ...     "sentence-transformers/all-MiniLM-L6-v2 + runs/cross-encoder/model"
-    ... )
-    ('…rs/all-MiniLM-L6-v2', '…LM-L6-v2 + …r/model')
-    >>> short_name("hybrid: BM25 + runs/mine/model")
-    'hybrid: BM25 + …odel'
-    """
-    text = visible(name)
-    if len(text) <= limit:
-        return text
-    for kind in _COMBINATIONS:
-        if text.startswith(kind):
-            return kind + short_name(text.removeprefix(kind), limit - len(kind))
-    parts = text.split(" + ")
-    room = limit - 3 * (len(parts) - 1)
-    if len(parts) == 1 or room // len(parts) < 2:
-        return f"…{text[1 - limit :]}"
-    short_parts = dict[str, str]()
-    for number, part in enumerate(sorted(parts, key=len)):  # what the short ones leave is shared
-        short_parts[part] = short_name(part, room // (len(parts) - number))
-        room -= len(short_parts[part])
-    return " + ".join(short_parts[part] for part in parts)
 
 
 def _snippet(text: str, limit: int) -> str:

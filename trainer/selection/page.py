@@ -59,10 +59,11 @@ def _label(candidate: str) -> str:
     """Returns a candidate without the folders and owners of its models.
 
     >>> _label("hybrid:runs/a/model+BAAI/bge-m3")
-    'hybrid:model+bge-m3'
+    'hybrid:a+bge-m3'
     """
     kind, colon, value = candidate.rpartition(":")
-    return kind + colon + "+".join(part.rpartition("/")[2] for part in value.split("+"))
+    parts = [part.removesuffix("/model").rpartition("/")[2] for part in value.split("+")]
+    return kind + colon + "+".join(parts)
 
 
 def _record(selection: ModelSelection) -> dict[str, Any]:

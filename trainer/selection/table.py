@@ -5,13 +5,15 @@ from collections.abc import Iterator
 from rich.table import Table
 from rich.text import Text
 
+from trainer.evaluation.short_names import cell_names, short_names
 from trainer.evaluation.verdict import conclusion
 from trainer.selection.measure import Measurement
 from trainer.selection.select import ModelSelection
 from trainer.storage.visible import visible
 
 _HEADER = ("nDCG@10 [95 %]", "texts/s", "ms p50/p95", "MB", "index MB")
-_NAME_WIDTH = 60
+_NAME_WIDTH, _LONGEST_NAME = 34, 60
+"""The number of characters of a name, in the table and in a line."""
 
 
 def selection_table(selection: ModelSelection) -> Table:
@@ -29,12 +31,14 @@ def selection_table(selection: ModelSelection) -> Table:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("", overflow="fold")
+    table.add_column("", no_wrap=True)
     for name in _HEADER:
         table.add_column(name, no_wrap=True, justify="right")
+    candidates = [measurement.candidate for measurement in selection.measurements]
+    names = cell_names(candidates, _NAME_WIDTH)
     for measurement in selection.measurements:
         is_best = measurement is selection.choice.best
-        name = visible(measurement.candidate, _NAME_WIDTH)
+        name = names[measurement.candidate]
         if marks := ", ".join(marks_of(measurement, selection)):
             name += f"\n({marks})"
         cells = map(Text, [name, *_figures(measurement)])
@@ -60,10 +64,11 @@ def selection_lines(selection: ModelSelection) -> Iterator[str]:
     yield from map(str, selection.drops)
     for failure in selection.failures:
         yield f"not measured: {failure.system}: {failure.problem}"
+    names = _line_names(selection)
     for comparison in selection.choice.comparisons:
         difference = comparison.test.difference
         yield (
-            f"{comparison.system} against {comparison.baseline}: {difference:+.3f}."
+            f"{names[comparison.system]} against {names[comparison.baseline]}: {difference:+.3f}."
             f" {conclusion(comparison)}"
         )
     yield from map(str, selection.probes)
@@ -77,17 +82,22 @@ def conclusion_of(selection: ModelSelection) -> str:
     limits = f" within {selection.limits}" if str(selection.limits) else ""
     if choice.recommendation is None:
         return f"No candidate stays{limits}; raise the limits, or name smaller candidates."
-    recommended_candidate = choice.recommendation
+    recommended_candidate, names = choice.recommendation, _line_names(selection)
     quickest = ", the quickest such one"
     if len(choice.group) == 1:
         quickest = quickest if recommended_candidate is not choice.best else ""
-        group = f"{choice.best.candidate} {_advantage(selection)}."
+        group = f"{names[choice.best.candidate]} {_advantage(selection)}."
     else:
         group = (
             f"{len(choice.group)} candidates cannot be told apart from the best:"
-            f" {', '.join(measurement.candidate for measurement in choice.group)}."
+            f" {', '.join(names[measurement.candidate] for measurement in choice.group)}."
         )
     return f"{group} Recommended{limits}: {recommended_candidate.candidate}{quickest}."
+
+
+def _line_names(selection: ModelSelection) -> dict[str, str]:
+    measurements = selection.measurements
+    return short_names([measurement.candidate for measurement in measurements], _LONGEST_NAME)
 
 
 def _advantage(selection: ModelSelection) -> str:
