@@ -13,13 +13,14 @@ import pytest
 
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadFolder
-from trainer.evaluation.evaluation_file import write_evaluation
+from trainer.evaluation.evaluation_file import read_evaluation, write_evaluation
 from trainer.evaluation.results import SystemResult, compare
 from trainer.report.charts.comparison_charts import change_histogram
 from trainer.report.charts.line_chart import Line, line_chart
 from trainer.report.query_changes import query_changes
 from trainer.report.read import read_run
 from trainer.report.run_page import write_report
+from trainer.report.text import probability
 from trainer.runtime.run_folder import RunFolder
 
 RECIPE = "name: a-run\nmodel:\n  backbone: a-backbone\ndata:\n  train: pairs.jsonl\n"
@@ -114,6 +115,18 @@ def text_of(page: Path) -> str:
 
     Reader().feed(page.read_text())
     return " ".join(" ".join(pieces).split())
+
+
+def test_page_shows_the_corrected_p_values_of_the_terminal(run):
+    after = [1] * 22 + [3] * 18
+    add_evaluation(run, [1] * 20 + [3] * 20, after, bm25=[1] * 16 + [3] * 24)
+    run.finish("done")
+    text = text_of(write_report(run.path))
+    comparisons = read_evaluation(run.evaluation_path).comparisons
+    assert any(test.corrected_p_value > 1.5 * test.test.p_value for test in comparisons)
+    for test in comparisons:
+        line = f"test {probability(test.corrected_p_value)} after Holm's correction for 2 tests"
+        assert line in text
 
 
 def test_page_shows_gain_significance_and_queries(run):
