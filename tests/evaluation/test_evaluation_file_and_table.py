@@ -246,6 +246,13 @@ def test_table_of_images_fits_a_narrow_screen_uncut(evaluation):
     assert first_row.count("…") == 1, "only the front of the name is cut"
 
 
+def test_title_is_one_line_above_a_narrower_table():
+    queries = RetrievalSet("azure", ("q",), ("q",), ("d",), ("d",), {"q": {"d": 1}})
+    alone = SystemResult("BM25", ("q",), {"ndcg@10": np.ones(1)}, {"q": [("d", 1.0)]})
+    title = shown(comparison_table(compare(queries, "test", [alone]))).splitlines()[0]
+    assert title.rstrip() == "azure: 1 queries, 1 documents; means [95 % interval]"
+
+
 def test_example_searches_are_selected_by_hash_and_mark_relevant_documents(evaluation):
     before, after = evaluation.systems[1:]
     text = shown(search_examples(SET, before, after, count=20))

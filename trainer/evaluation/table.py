@@ -76,7 +76,7 @@ def comparison_table(evaluation: Evaluation, width: int = 80) -> Table:
     )
     metrics = list(evaluation.systems[-1].metrics)
     table = Table(
-        title=Text(title),
+        title=Text(title, no_wrap=True, overflow="ignore"),  # it may be wider than the table
         title_justify="left",
         box=None,
         header_style="dim",

@@ -143,8 +143,8 @@ class ReadReport:
             f" share of {max_bad_rows_ratio:g} allows"
             f" {int(max_bad_rows_ratio * self.rows_read)}. The first ones:\n{examples}\nCorrect"
             f" them{listing}{other_columns}, or"
-            " allow a larger share: --max-bad-rows-ratio on the command line,"
-            " data.max_bad_rows_ratio in a recipe."
+            " allow a larger share: data.max_bad_rows_ratio in a recipe, or --max-bad-rows-ratio of"
+            " the commands that have it."
         )
 
 

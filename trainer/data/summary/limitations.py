@@ -2,12 +2,6 @@
 
 from pathlib import Path
 
-from trainer.data.readers.beir import (
-    QUERIES_OF_USERS,
-    has_documents_of_pairs_alone,
-    kinds_of_pairs,
-)
-
 PAIRS_ALONE = "documents of the pairs"
 MADE_QUERIES = "made from the documents: figures say little about real questions"
 
@@ -21,6 +15,12 @@ def search_limitation(count: int, documents: str) -> str:
 
 def folder_limitation(folder: Path, count: int) -> str:
     """Returns the limitation of figures on a BEIR folder with so many documents; "" for none."""
+    from trainer.data.readers.beir import (  # with torch, which a report does without
+        QUERIES_OF_USERS,
+        has_documents_of_pairs_alone,
+        kinds_of_pairs,
+    )
+
     if has_documents_of_pairs_alone(folder):
         return search_limitation(count, PAIRS_ALONE)
     return "" if set(kinds_of_pairs(folder)) <= QUERIES_OF_USERS else MADE_QUERIES
