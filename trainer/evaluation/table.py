@@ -10,7 +10,7 @@ from rich.text import Text
 
 from trainer.batch import identity
 from trainer.evaluation.results import MAIN_METRIC, Comparison, Evaluation, Selection, SystemResult
-from trainer.evaluation.short_names import cell_names, short_name, short_names
+from trainer.evaluation.systems.short_names import cell_names, short_name, short_names
 from trainer.evaluation.verdict import conclusion, sentence, verdict
 from trainer.storage.visible import visible
 
@@ -104,8 +104,8 @@ def comparison_table(evaluation: Evaluation, width: int = 80) -> Table:
 
 
 def _names(evaluation: Evaluation) -> list[str]:
-    failed = [failure.system for failure in evaluation.failures]
-    return [*(system.name for system in evaluation.systems), *failed]
+    failures = (failure.system for failure in evaluation.failures)
+    return [*(system.name for system in evaluation.systems), *failures]
 
 
 def _name_width(width: int) -> int:

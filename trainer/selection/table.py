@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from rich.table import Table
 from rich.text import Text
 
-from trainer.evaluation.short_names import cell_names, short_names
+from trainer.evaluation.systems.short_names import cell_names, short_names
 from trainer.evaluation.verdict import conclusion
 from trainer.selection.measure import Measurement
 from trainer.selection.select import ModelSelection

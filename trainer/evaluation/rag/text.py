@@ -7,8 +7,8 @@ import numpy as np
 
 from trainer.endpoint.answers import answer_summary
 from trainer.evaluation.rag.measure import QuestionResult, RagResult, compare_answers
-from trainer.evaluation.short_names import short_name
 from trainer.evaluation.significance import bootstrap_interval, holm
+from trainer.evaluation.systems.short_names import short_name
 from trainer.storage.visible import visible
 
 RESULT_FILE = "rag.json"

@@ -53,19 +53,19 @@ def _cell(name: str, limit: int) -> str:
     text = visible(name)
     if len(text) <= limit:
         return text
-    kind, _, (first, *others) = _split(text)
+    kind, _, (first, *rest) = _split(text)
     return "\n+ ".join(
-        [kind + _cut(first, limit - len(kind)), *(_cut(part, limit - 2) for part in others)]
+        [kind + _cut(first, limit - len(kind)), *(_cut(part, limit - 2) for part in rest)]
     )
 
 
 def _distinct(
-    names: Sequence[str], shorten: Callable[[str], str], otherwise: Callable[[str], str]
+    names: Sequence[str], shorten: Callable[[str], str], in_full: Callable[[str], str]
 ) -> dict[str, str]:
     short = {name: shorten(name) for name in names}
     texts = list(short.values())
     return {
-        name: text if texts.count(text) == 1 else otherwise(visible(name))
+        name: text if texts.count(text) == 1 else in_full(visible(name))
         for name, text in short.items()
     }
 

