@@ -1,4 +1,4 @@
-"""`nearfar evaluate` with the folder of a run in place of a model."""
+"""`nearfar evaluate` and `blend` with the folder of a run in place of a model."""
 
 import json
 import shutil
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from verbs import command_caller
 
+from trainer.cli.cut import blend
 from trainer.cli.evaluate import evaluate
 from trainer.errors import BadModel, BadRecipe
 from trainer.evaluation.evaluation_file import read_evaluation
@@ -46,6 +47,12 @@ def test_run_folder_is_measured_on_its_own_test_set(make_run, judged_file, tmp_p
     assert f"measuring {run}/model" in ended.stderr
     (system,) = read_evaluation(tmp_path / "out.json").systems
     assert (system.name, len(system.query_ids)) == (f"{run}/model", 3)
+
+
+def test_run_folder_is_blended_as_its_model(make_run, toy_folder, tmp_path) -> None:
+    ended = command_caller(blend)(toy_folder("bert"), make_run(), "-o", tmp_path / "half")
+    assert "0.7 of the way" in ended.stdout
+    assert (tmp_path / "half/config.json").is_file()
 
 
 def test_test_split_of_the_training_folder_is_the_test_set(make_run, judged_file, tmp_path) -> None:

@@ -103,9 +103,11 @@ def test_old_run_shows_what_it_has(copy, tmp_path):
     assert write_comparison(comparison, tmp_path / "page.html").is_file()
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_fewer_than_two_runs_are_refused(copy, number):
-    with pytest.raises(BadFolder, match="give two or more"):
+@pytest.mark.parametrize(
+    ("number", "problem"), [(1, "one run was given"), (2, "one run folder is twice here")]
+)
+def test_fewer_than_two_runs_are_refused(copy, number, problem):
+    with pytest.raises(BadFolder, match=f"{problem}; give two or more"):
         compare_runs([copy("first")] * number)
 
 

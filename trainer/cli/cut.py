@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from trainer.cli import terminal
 from trainer.cli.options import shared
 
 OutFolder = Annotated[
@@ -44,7 +45,9 @@ Base = Annotated[
 TunedModel = Annotated[
     str,
     typer.Argument(
-        metavar="TUNED", help="folder of the model that was trained from it", show_default=False
+        metavar="TUNED",
+        help="the model that was trained from it, or its run folder",
+        show_default=False,
     ),
 ]
 Share = Annotated[
@@ -63,9 +66,11 @@ def cut(
     """Write the smaller model inside a model that was trained with matryoshka: its first layers,
     the first components of its vectors, or both.
     """
-    from trainer.models.cut import write_cut
+    with terminal.loading_libraries():
+        from trainer.models.cut import write_cut
+        from trainer.runs.run_model import model_of
 
-    print(write_cut(model, out, layers, dimensions, replace))
+    print(write_cut(model_of(model), out, layers, dimensions, replace))
 
 
 def blend(
@@ -80,6 +85,8 @@ def blend(
     It keeps most of what training gained, and loses less on other data (Wortsman et al. 2022).
     Measure it with `nearfar evaluate`.
     """
-    from trainer.models.blend import write_blend
+    with terminal.loading_libraries():
+        from trainer.models.blend import write_blend
+        from trainer.runs.run_model import model_of
 
-    print(write_blend(base, tuned_model, share, out, replace))
+    print(write_blend(model_of(base), model_of(tuned_model), share, out, replace))

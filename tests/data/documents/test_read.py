@@ -61,6 +61,8 @@ def test_files_of_a_folder_are_read_and_others_named(tmp_path: Path) -> None:
         ("blank.txt", b" \n", r"no document has any usable text \(.*1 blank\)"),
         ("scan.pdf", b"%PDF", "a suffix that is not known; known are .md"),
         ("none.jsonl", b'{"a": "b"}\n', "no column for a text, an answer or a thread"),
+        ("ids.jsonl", b'{"id": 1, "betreff": "b"}\n', "--column text=betreff"),
+        ("pairs.jsonl", b'{"query": "a", "positive": "b"}\n', "`nearfar data split` splits them"),
         ("empty.csv", b"title,text\n,\n", r"no document has any usable text"),
     ],
 )

@@ -64,6 +64,21 @@ def test_csv_needs_a_header(tmp_path: Path, header: str) -> None:
         read_rows(str(path))
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_header_that_is_not_utf_8_is_named(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("betreff;lösung\nquery;positive\na;b\n", encoding=encoding)
+    with pytest.raises(BadData, match=r"(?s)UTF-8.*iconv"):
+        read_rows(str(path))
+
+
+def test_example_in_a_message_names_a_column_with_texts(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("id,query,body\n1,a,b\n")
+    with pytest.raises(BadData, match="--column positive=body"):
+        read_rows(str(path))
+
+
 def test_parquet_arrow_and_saved_folders_give_the_same_rows(tmp_path: Path) -> None:
     table = pa.Table.from_pylist(RECORDS)
     pyarrow.parquet.write_table(table, tmp_path / "t.parquet")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from trainer.data.documents.document import KnownPair, SourceDocument, one_line
 from trainer.data.documents.plain_text import read_plain_text
-from trainer.data.readers.columns import is_blank, text_problem
+from trainer.data.readers.columns import is_blank, likely_column, text_problem
 from trainer.data.readers.json_lines import Record
 from trainer.data.readers.read import layout_of
 from trainer.data.readers.report import BadRow, ReadReport, type_name
@@ -101,11 +101,13 @@ def _assign(names: list[str], columns: Mapping[str, str], report: ReadReport) ->
         if column is not None:
             roles.setdefault(role, column)
     if not roles.keys() & {"text", "answer", "thread"}:
+        if {"query", "positive"} <= set(names):
+            raise BadData(f"{report.source} has pairs already; `nearfar data split` splits them")
         raise BadData(
             f"{report.source} has no column for a text, an answer or a thread (recognised:"
             f" {', '.join(DOCUMENT_ROLES['text'])}; {', '.join(DOCUMENT_ROLES['answer'])};"
             f" {', '.join(DOCUMENT_ROLES['thread'])}); its columns: {listing}. Name it, e.g."
-            f" --column text={names[0] if names else 'NAME'}"
+            f" --column text={likely_column(names)}"
         )
     report.columns = {role: (name,) for role, name in roles.items()}
     report.ignored_columns = tuple(name for name in names if name not in roles.values())

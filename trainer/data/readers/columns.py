@@ -30,6 +30,8 @@ ROLES: dict[str, tuple[str, ...]] = {
 """Role to the column names that are recognised, the preferred ones first, in any case; negative_1,
 negative_2, ... are negatives too.
 """
+_ID_NAMES = ("_id", "id", "key", "nr", "no", "number", "url")
+"""Names of columns that identify a row, and have no text to train on."""
 _NUMBERED_NEGATIVE = re.compile(r"negative_?\d+", re.IGNORECASE)
 
 
@@ -85,12 +87,22 @@ def assign_roles(names: Iterable[str], columns_by_role: Mapping[str, str], sourc
         raise BadData(
             f"{source} has no column for the {missing_role} (recognised:"
             f" {', '.join(ROLES[missing_role])}); its columns: {listing}."
-            f" {_naming_advice(missing_role, columns[0] if columns else 'NAME')}"
+            f" {_naming_advice(missing_role, likely_column(columns, assigned_columns.values()))}"
         )
     negatives = [assigned_columns["negative"]] if assigned_columns["negative"] else []
     if "negative" not in columns_by_role:
         negatives += sorted(filter(_NUMBERED_NEGATIVE.fullmatch, columns), key=_number)
     return Columns(query, positive, tuple(negatives), assigned_columns["score"])
+
+
+def likely_column(names: Iterable[str], assigned_names: Iterable[str | None] = ()) -> str:
+    """Returns the first column that may have texts, for an example in a message, or "NAME".
+
+    >>> likely_column(["_id", "query", "body"], ["query"]), likely_column(["id"])
+    ('body', 'NAME')
+    """
+    unlikely_names = {*_ID_NAMES, *(name.casefold() for name in assigned_names if name)}
+    return next((name for name in names if name.casefold() not in unlikely_names), "NAME")
 
 
 def _naming_advice(role: str, name: str) -> str:

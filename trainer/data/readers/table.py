@@ -17,11 +17,16 @@ def read_delimited(path: Path, tabs: bool) -> Iterator[Record | BadRow]:
 
     CSV: fields are quoted by `"`. The delimiter is the most frequent one of comma, semicolon and
     tab in the first line. TSV: the delimiter is a tab, and nothing is quoted. Raises BadData when
-    the header is missing or names a column twice.
+    the header is missing or unreadable, or names a column twice.
     """
     csv.field_size_limit(MAX_LINE_BYTES)
     lines = _GoodLines(path)
     header_text = next(lines, "").rstrip("\n")
+    if unreadable := lines.pop_bad_rows():
+        raise BadData(
+            f"{unreadable[0]}, but the first line of {path} must name its columns. Save the file"
+            " as UTF-8, e.g. `iconv -f latin1 -t utf-8`."
+        )
     delimiter = "\t" if tabs else max(",;\t", key=header_text.count)
     dialect: dict[str, Any] = {"quoting": csv.QUOTE_NONE} if tabs else {"strict": True}
     header = next(csv.reader([header_text], delimiter=delimiter, **dialect), [])

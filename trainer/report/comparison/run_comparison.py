@@ -99,9 +99,9 @@ def compare_runs(folders: Sequence[Path]) -> RunComparison:
     """
     places = [Path(folder).resolve() for folder in folders]
     if len(set(places)) < max(2, len(places)):
+        problem = "one run folder is twice here" if len(places) > 1 else "one run was given"
         raise BadFolder(
-            f"{len(places)} run folders were given, {len(set(places))} of them different; give two"
-            " or more, such as `nearfar compare runs/a runs/b`"
+            f"{problem}; give two or more different ones, such as `nearfar compare runs/a runs/b`"
         )
     names = [place.name for place in places]
     if len(set(names)) < len(names):
