@@ -534,7 +534,8 @@ def search(
     if (questions is None) == (image is None):
         raise TypeError("search() takes questions or an image; give one of the two")
     if router is not None:
-        _check_alone(model, view, hybrid, weights is not None, image and rerank)
+        options_in_words = image is not None and (rerank is not None or cost is not None)
+        _check_alone(model, view, hybrid, weights is not None, options_in_words)
     elif cost is not None:
         raise TypeError("cost is that of a router; give router too")
     folder = Path(index).resolve()
@@ -669,8 +670,8 @@ def _check_alone(*choices: object) -> None:
 
     if any(choices):
         raise BadRecipe(
-            "a router chooses views; leave view, hybrid, weights and model out, and rerank of"
-            " images"
+            "a router chooses views; leave view, hybrid, weights and model out, and for an image"
+            " rerank and cost"
         )
 
 

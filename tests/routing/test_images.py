@@ -188,8 +188,9 @@ def test_images_are_asked_and_searched_in_python(folder, router, monkeypatch):
         assert [hit.document for hit in routed] == [hit.document for hit in plain]
     evaluation = nearfar.route_evaluate(router, "data", max_queries=8)
     assert (evaluation.queries, evaluation.images.count, evaluation.in_words.queries) == (16, 8, 8)
-    with pytest.raises(nearfar.NearfarError, match="and rerank of images"):
-        nearfar.search("idx", image=path, router="fitted", rerank="bert")
+    for option in ({"rerank": "bert"}, {"cost": 0.5}):
+        with pytest.raises(nearfar.NearfarError, match="for an image rerank and cost"):
+            nearfar.search("idx", image=path, router="fitted", **option)
     with pytest.raises(TypeError, match="one of the two"):
         nearfar.route_ask("fitted")
 
