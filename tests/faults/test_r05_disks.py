@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from forked import nearfar
 from killable import Command, Run
 from safetensors.torch import load_file
 
@@ -50,6 +51,27 @@ def fill(folder: Path, leave_kilobytes: int = 0) -> Path:
 def run(tmp_path, toy_folder):
     words = ["optimization.max_steps=80", "validation.every_steps=40"]
     return Run(tmp_path, toy_folder("bert"), "bi-encoder-full", *words)
+
+
+@needs_a_disk
+@pytest.mark.parametrize("is_full", [True, False], ids=["full", "read-only"])
+def test_evaluation_is_shown_before_a_disk_refuses_its_file(tmp_path, is_full):
+    judged = tmp_path / "judged.jsonl"
+    judged.write_text('{"query": "how to list", "positive": "list it"}\n')
+    with small_disk(tmp_path / "disk", 0.1) as disk:
+        if is_full:
+            fill(disk)
+        else:
+            subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        place = disk / "out.json"
+        ended = nearfar("evaluate", "bm25", "--data", judged, "--out", place)
+        files = [path.name for path in disk.iterdir()]
+    reason = "No space left on device" if is_full else "Read-only file system"
+    assert ended.returncode == 2
+    assert f"error: {place}: {reason}; free some space, or name a place" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "nDCG@10" in ended.stdout
+    assert files == ["ballast"] * is_full
 
 
 @needs_a_disk

@@ -175,8 +175,8 @@ def evaluate(
         on_measured=_mteb_writer(mteb_results, judged_data),
         tell=terminal.tell,
     )
-    _write(comparison, out, save_runs)
-    _finish(comparison, examples, trackers, out)
+    _show(comparison, examples)  # first: no full disk may take the result away
+    _finish(comparison, trackers, out, save_runs)
 
 
 def _judged_data(
@@ -241,16 +241,16 @@ def _mteb_writer(
 
 def _finish(
     comparison: "SystemComparison",
-    examples: int,
     trackers: "Sequence[Tracker]",
     out: Path | None,
+    save_runs: Path | None,
 ) -> None:
-    """Shows the results, also to trackers. Raises SystemsFailed if a system was not measured."""
+    """Writes the results, also to trackers. Raises SystemsFailed if a system was not measured."""
     from trainer.evaluation.systems.failures import check_complete
     from trainer.tracking.jobs import log_evaluation
 
     evaluation = comparison.evaluation
-    _show(comparison, examples)
+    _write(comparison, out, save_runs)
     if trackers:
         log_evaluation(trackers, evaluation, out)
     check_complete(evaluation.failures)

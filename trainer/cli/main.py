@@ -10,6 +10,7 @@ import select
 import signal
 import sys
 import traceback
+from errno import EACCES, EROFS
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -33,7 +34,7 @@ from trainer.cli.jobs import compare, runs, submit
 from trainer.cli.measure import rag, selection
 from trainer.cli.terminal import StartAgain
 from trainer.cli.tracking import dashboard, sync
-from trainer.errors import Interrupted, NearfarError, OtherRankFailed, Preempted
+from trainer.errors import BadFolder, Interrupted, NearfarError, OtherRankFailed, Preempted
 from trainer.pipeline.usage_error import UsageError
 from trainer.runtime.console import console
 from trainer.storage.redaction import redact_command
@@ -153,11 +154,24 @@ def _run() -> list[str] | None:
         if isinstance(end.code, int | None):
             _end(end.code or 0)
         raise
-    except Exception:  # noqa: BLE001 - a bug of ours, printed here: without secrets
+    except Exception as error:  # noqa: BLE001 - a bug of ours, printed here: without secrets
+        if refusal := _disk_refusal(error):
+            _report(refusal)
+            _end(refusal.exit_code)
         # Before the interpreter shuts down, for which NCCL would wait for the other ranks.
         traceback.print_exc()
         _end(1)
     return None
+
+
+def _disk_refusal(error: Exception) -> BadFolder | None:
+    """Returns the error of a disk that is full, read-only or of another user, which is no bug."""
+    from trainer.storage.atomic import DISK_FULL
+
+    if not isinstance(error, OSError) or error.errno not in (*DISK_FULL, EROFS, EACCES):
+        return None
+    place = f"{error.filename}: " if error.filename else ""
+    return BadFolder(f"{place}{error.strerror}; free some space, or name a place you may write to")
 
 
 def _report(error: NearfarError) -> None:

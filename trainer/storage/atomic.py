@@ -34,7 +34,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
     A reader sees the former file or the new one, never a part of it, also after a crash. The mode
     of the new file depends only on the umask, not on the program that writes it. If the block
-    raises an exception, `path` is not changed.
+    raises an exception, `path` is not changed; an error of the disk names `path`.
     """
     partial = _partial_path(path)
     try:
@@ -45,8 +45,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
             partial.chmod(mode)
         flush_to_disk(partial)
         partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # of a disk that is read-only
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(partial)):
+            error.filename = str(path)
         raise
     flush_to_disk(path.parent)
 
