@@ -115,8 +115,13 @@ def test_settings_on_the_command_line_are_those_of_a_recipe():
     wandb, tensorboard = read_trackers(["{kind: wandb, group: g, tags: [a]}", "tensorboard"])
     assert wandb == WandbTracker(group="g", tags=("a",))
     assert tensorboard == TensorboardTracker()
-    for text in ("wandbb", "{kind: wandb, grup: g}", "[wandb]"):
-        with pytest.raises(BadRecipe, match="give wandb, tensorboard, mlflow or trackio"):
+    problems = {
+        "wandbb": "wandbb is no kind of tracker",
+        "{kind: wandb, grup: g}": r"wandb.grup is not a key; did you mean group\?",
+        "[wandb]": "",
+    }
+    for text, problem in problems.items():
+        with pytest.raises(BadRecipe, match=f"{problem}; give wandb, tensorboard, mlflow or"):
             read_trackers([text])
 
 

@@ -2,16 +2,23 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from trainer.errors import BadRecipe
+from trainer.recipe.nearest import nearest, question
 from trainer.recipe.schema.trackers import Tracker
 from trainer.recipe.yaml_text import parse
 from trainer.tracking.opening import check_trackers
 
 _TRACKERS: TypeAdapter[Tracker] = TypeAdapter(Tracker)
+_KEYS = {
+    section.model_fields["kind"].default: list(section.model_fields)
+    for section in get_args(get_args(Tracker)[0])
+}
+"""The keys of each kind of tracker."""
 
 
 def tracker_with(kind: str, base: Tracker | None, settings: Mapping[str, Any]) -> Tracker:
@@ -42,9 +49,21 @@ def _validate(settings: Any) -> Tracker:
     try:
         return _TRACKERS.validate_json(json.dumps(settings))
     except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(map(str, problem["loc"]))
         raise BadRecipe(
-            f"tracker {settings}: {place + ': ' if place else ''}{problem['msg']}; give wandb,"
+            f"tracker {settings}: {_problem(error.errors()[0])}; give wandb,"
             " tensorboard, mlflow or trackio, or a map such as {kind: wandb, project: search}"
         ) from error
+
+
+def _problem(details: ErrorDetails) -> str:
+    """Returns what is wrong with the settings of a tracker, in plain words."""
+    place = ".".join(map(str, details["loc"]))
+    match details["type"]:
+        case "union_tag_invalid":
+            return f"{details['ctx']['tag']} is no kind of tracker"
+        case "extra_forbidden":
+            kind, *_, key = details["loc"]
+            keys = _KEYS[str(kind)]
+            return f"{place} is not a key{question(nearest(str(key), keys))}"
+        case _:
+            return f"{place + ': ' if place else ''}{details['msg']}"
