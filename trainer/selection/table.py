@@ -12,7 +12,7 @@ from trainer.selection.select import ModelSelection
 from trainer.storage.visible import visible
 
 _HEADER = ("nDCG@10 [95 %]", "texts/s", "ms p50/p95", "MB", "index MB")
-_NAME_WIDTH, _LONGEST_NAME = 34, 60
+_NAME_WIDTH, _LONGEST_NAME = 24, 60
 """The number of characters of a name, in the table and in a line."""
 
 
@@ -31,7 +31,7 @@ def selection_table(selection: ModelSelection) -> Table:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold")
     for name in _HEADER:
         table.add_column(name, no_wrap=True, justify="right")
     candidates = [measurement.candidate for measurement in selection.measurements]
