@@ -75,6 +75,11 @@ def test_weights_are_chosen_on_dev_and_printed(measured, model):
     assert "chosen on 10 queries of toys dev" in " ".join(result.stdout.split())
 
 
+def test_column_of_a_folder_that_has_none_is_refused(beir):
+    with pytest.raises(BadRecipe, match="toys is a folder in BEIR layout.*leave --column out"):
+        evaluate(["bm25"], data=str(beir), column=["query=title"])
+
+
 def test_documents_are_encoded_once_for_all_systems(model, beir, monkeypatch):
     counts = []
 

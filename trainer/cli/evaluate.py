@@ -197,7 +197,7 @@ def _judged_data(
     from trainer.evaluation.systems.names import parse_system
     from trainer.runs.run_model import judged_queries_of
 
-    columns = shared.columns_of(column)
+    columns = shared.columns_of(column, data)
     if mteb is not None:
         from trainer.evaluation.mteb.tasks import MtebData
 

@@ -51,7 +51,7 @@ def mine(
         margin=margin, relative_margin=relative_margin, min_score=min_score, max_score=max_score,
         seed=seed,
     )  # fmt: skip
-    columns = shared.columns_of(column)
+    columns = shared.columns_of(column, data)
     result = mine_negatives(
         model, PairSource(data, split, columns, corpus, max_bad_rows_ratio), out, options,
         teacher=teacher, precision=precision, replace=replace, tell=terminal.tell,

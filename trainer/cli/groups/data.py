@@ -139,7 +139,7 @@ def split(
         folder,
         SplitRules(dev, test, shared_documents),
         corpus=corpus,
-        columns=shared.columns_of(column),
+        columns=shared.columns_of(column, source),
         max_bad_rows_ratio=max_bad_rows_ratio,
         replace=replace,
     )
@@ -166,7 +166,7 @@ def check(
     from trainer.data.summary.summarize import bad_rows_file, summarize_data
     from trainer.data.summary.text import print_summary
 
-    columns = shared.columns_of(column)
+    columns = shared.columns_of(column, source)
     with bad_rows_file(rejected_file) as on_bad:
         summary = summarize_data(source, columns, max_bad_rows_ratio, on_bad)
     if as_json:

@@ -95,7 +95,7 @@ def select(
         from trainer.selection.select import select as choose
 
     named_candidates, limits = read_candidates(candidates)
-    judged_data = LocalData(data, split, shared.columns_of(column), corpus, max_queries)
+    judged_data = LocalData(data, split, shared.columns_of(column, data), corpus, max_queries)
     _check_possible(judged_data, out, probe)
     selection = choose(
         named_candidates,

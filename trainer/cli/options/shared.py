@@ -173,9 +173,18 @@ RerankDepth = Annotated[
 ]
 
 
-def columns_of(names: list[str] | None) -> dict[str, str]:
-    """Returns the column of each role from `--column` options. Raises BadRecipe."""
+def columns_of(names: list[str] | None, source: str | None = None) -> dict[str, str]:
+    """Returns the column of each role from `--column` options. Raises BadRecipe, also for a source
+    that has no columns.
+    """
+    from trainer.data.readers.beir import is_beir_folder
+
     columns = dict(name.partition("=")[::2] for name in names or ())
     if not all(columns.values()):
         raise BadRecipe("--column needs ROLE=NAME, e.g. --column query=title")
+    if columns and source is not None and is_beir_folder(Path(source)):
+        raise BadRecipe(
+            f"--column names a column of a table, but {source} is a folder in BEIR layout, whose"
+            " fields have fixed names; leave --column out"
+        )
     return columns

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,17 +82,31 @@ def load_from_hub(
     Without a network, only its cache is read. On failure, raises BadData: "`subject` could not be
     read from the hub (reason). `advice`".
     """
-    from datasets import config, load_dataset
+    from datasets import load_dataset
+
+    with cache_unless_reached(name) as is_reached:
+        try:
+            return load_dataset(name, configuration, split=split)
+        except Exception as error:  # its own errors, the HTTP client's and the operating system's
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            reason = lines[0] if is_reached else "it could not be reached"
+            raise BadData(
+                f"{subject} could not be read from the hub ({reason}). {advice}"
+            ) from error
+
+
+@contextmanager
+def cache_unless_reached(name: str) -> Iterator[bool]:
+    """Context in which `datasets` reads its cache alone if the hub does not answer for this data
+    set; by itself it tries for half a minute. Gives False if the hub does not answer.
+    """
+    from datasets import config
 
     chose_offline = config.HF_HUB_OFFLINE
     is_reached = chose_offline or _hub_answers(name)
-    config.HF_HUB_OFFLINE = chose_offline or not is_reached  # else it tries for half a minute
+    config.HF_HUB_OFFLINE = chose_offline or not is_reached
     try:
-        return load_dataset(name, configuration, split=split)
-    except Exception as error:  # its own errors, the HTTP client's and the operating system's
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        reason = reason if is_reached else "it could not be reached"
-        raise BadData(f"{subject} could not be read from the hub ({reason}). {advice}") from error
+        yield is_reached
     finally:
         config.HF_HUB_OFFLINE = chose_offline
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from trainer.data.readers.hub import cache_unless_reached
 from trainer.data.retrieval_set import RetrievalSet, select_queries
 from trainer.errors import BadData, BadRecipe
 from trainer.evaluation.judged_data import JudgedData
@@ -68,7 +69,8 @@ class MtebData:
         """
         task = import_mteb().get_task(self.name, eval_splits=[self.split], hf_subsets=[self.subset])
         try:
-            task.load_data()
+            with cache_unless_reached(task.metadata.dataset["path"]):
+                task.load_data()
             task.convert_v1_dataset_format_to_v2(num_proc=None)
         except (OSError, ValueError) as error:
             raise BadData(
