@@ -24,7 +24,7 @@ from trainer.errors import BadFolder
 LOCK = ".lock"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 """Errors of file systems without locks."""
-_TRIES, _RETRY_SECONDS = 10, 0.01
+_TRIES, _RETRY_SECONDS = 40, 0.01
 
 
 @dataclass(frozen=True)
