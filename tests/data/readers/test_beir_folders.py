@@ -59,8 +59,9 @@ def test_compressed_files_and_trec_qrels_are_read(tmp_path: Path) -> None:
     corpus = folder / "corpus.jsonl"
     (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(corpus.read_bytes()))
     corpus.unlink()
-    (folder / "qrels" / "test.tsv").write_text("q2\t0\td2\t1\n")
-    assert [row.positive for row in read_rows(str(folder), split="test")] == ["show it"]
+    for judgement in ("q2\t0\td2\t1", "q2 0 d2 1", "q2  Q0   d2  1 "):
+        (folder / "qrels" / "test.tsv").write_text(f"{judgement}\n")
+        assert [row.positive for row in read_rows(str(folder), split="test")] == ["show it"]
 
 
 def test_bad_judgements_are_set_aside(tmp_path: Path) -> None:

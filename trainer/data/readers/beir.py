@@ -92,6 +92,8 @@ def _judgements(path: Path, report: ReadReport) -> Iterator[Judgement]:
             report.set_aside(line)
             continue
         fields = line.text.split("\t")
+        if len(fields) == 1 and len(words := line.text.split()) == 4:
+            fields = words  # TREC often has spaces
         if not line.text.strip() or (line.number == 1 and not _is_number(fields[-1])):
             continue
         report.rows_read += 1
