@@ -1,8 +1,7 @@
 """Law 2 under the strategies that people run: one step through Lightning on real processes has the
 gradient of one process.
 
-The gradient is read off the weights, before and after one step of plain gradient descent, so that
-everything on the way is in it. A covering part of the matrix runs always; with NEARFAR_WHOLE_MATRIX
+A covering part of the matrix runs always; with NEARFAR_WHOLE_MATRIX
 all of it, and that variable names the CSV file that the cases are written to (`make test-all`).
 """
 
@@ -12,8 +11,8 @@ import os
 from pathlib import Path
 
 import pytest
-import pytorch_lightning as lightning
 import torch
+from lightning_step import SETTINGS, OneStep, gradient_of_step, take_step
 from matrix import CASES as ALL
 from matrix import (
     JOINT,
@@ -34,12 +33,8 @@ from ranks import on_ranks
 from trainer.collectives import rank, ranks
 from trainer.errors import BadModel
 from trainer.microbatches import MicroBatching
-from trainer.modules.optimizer import OptimizerSettings
-from trainer.modules.retriever import Retriever, Temperature
+from trainer.modules.retriever import Temperature
 from trainer.objectives.objective import Outcome
-from trainer.strategies.lightning import lightning_precision, lightning_strategy
-from trainer.strategies.machine.plan import Plan
-from trainer.strategies.weights import full_weights
 
 KINDS = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
 KINDS_AND_RANKS = [*((kind, count) for kind in KINDS for count in (2, 4)), ("hsdp", 4)]
@@ -59,42 +54,7 @@ SOME = [
     ("flops", QUERY_TABLE, "lora", "partly kept"),
 ]
 CASES = ALL if WHOLE else SOME
-RATE, TOLERANCE = 1e3, 1e-5
-
-
-class OneStep(Retriever):
-    """Plain gradient descent in place of AdamW."""
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(
-            [parameter for parameter in self.parameters() if parameter.requires_grad], lr=RATE
-        )
-
-
-def plan_of(kind):
-    settings = None
-    if kind.startswith("zero"):
-        from trainer.strategies.machine.deepspeed_settings import deepspeed_settings
-
-        settings = deepspeed_settings({"zero_optimization": {"stage": int(kind[-1])}}, "the test")
-    if kind == "hsdp":  # two nodes, each with a copy of the weights
-        return Plan("fsdp2", ranks(), 2, ranks() // 2, None, "cpu")
-    return Plan(kind, ranks(), 1, ranks(), None, "cpu", settings)
-
-
-def trainer_of(plan):
-    return lightning.Trainer(
-        accelerator="cpu",
-        devices=ranks(),
-        strategy=lightning_strategy(plan, "cpu"),
-        plugins=[lightning_precision(plan, "fp32", "cpu")],
-        use_distributed_sampler=False,
-        max_steps=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+TOLERANCE = 1e-5
 
 
 def one_step(folder, kind, case, spoil=1.0, change=lambda encoder: None):
@@ -112,7 +72,6 @@ def one_step(folder, kind, case, spoil=1.0, change=lambda encoder: None):
         seen.append(float(outcome.loss.detach()))
         return Outcome(spoil * outcome.loss, outcome.metrics)
 
-    settings = OptimizerSettings(RATE, RATE, RATE, 0.0, "constant", 0, 1)
     # Where the loss has no temperature, DDP would wait in vain for a parameter that nothing uses.
     learned = objective not in ("margin-mse", "margin-mse, flops", *TAUGHT) and (
         score != JOINT or objective == "kl"
@@ -123,15 +82,10 @@ def one_step(folder, kind, case, spoil=1.0, change=lambda encoder: None):
         MicroBatching(encode_of(encoder, objective), **MICRO_BATCHES[micro]),
         spoilt,
         temperature,
-        settings,
+        SETTINGS,
         dict,
     )
-    before = full_weights(module)
-    trainer = trainer_of(plan_of(kind))
-    data = torch.utils.data.DataLoader([batch_of(encoder, rank(), ranks())], batch_size=None)
-    trainer.fit(module, data)
-    after = full_weights(module)
-    gradient = [((before[name] - after[name]) / RATE).flatten().double() for name in before]
+    gradient = gradient_of_step(module, kind, batch_of(encoder, rank(), ranks()))
     return seen[0], torch.cat(
         gradient if learned else [*gradient, torch.zeros(1, dtype=torch.float64)]
     )
@@ -140,20 +94,16 @@ def one_step(folder, kind, case, spoil=1.0, change=lambda encoder: None):
 def unused(folder):
     """A temperature that is to be learned and that the objective does not use."""
     encoder = encoder_of(folder, "dot", "lora")
-    settings = OptimizerSettings(RATE, RATE, RATE, 0.0, "constant", 0, 1)
     module = OneStep(
         encoder,
         MicroBatching(encoder, None),
         objective_of("margin-mse", "dot"),
         Temperature(TEMPERATURE, is_learned=True),
-        settings,
+        SETTINGS,
         dict,
     )
     try:
-        trainer_of(plan_of("ddp")).fit(
-            module,
-            torch.utils.data.DataLoader([batch_of(encoder, rank(), ranks())], batch_size=None),
-        )
+        take_step(module, "ddp", batch_of(encoder, rank(), ranks()))
     except BadModel as error:
         return str(error)
     return "nothing"

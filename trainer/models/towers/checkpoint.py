@@ -71,9 +71,14 @@ def read_configs(folder: Path, dropout: float | None) -> tuple[Any, Any]:
 
 
 def freeze(backbone: nn.Module, parts: Sequence[str]) -> None:
-    """Freezes these parts, and the scale and bias of the checkpoint, which training has apart."""
-    for name, weight in backbone.named_parameters():
-        if name.split(".")[0] in ("logit_scale", "logit_bias", *parts):
+    """Freezes these parts. The scale and bias of the checkpoint, which training has apart, become
+    buffers, because sharded training takes no scalar as a parameter.
+    """
+    for name, weight in list(backbone.named_parameters()):
+        if name in ("logit_scale", "logit_bias"):
+            delattr(backbone, name)
+            backbone.register_buffer(name, weight.detach())
+        elif name.split(".")[0] in parts:
             weight.requires_grad_(False)
 
 

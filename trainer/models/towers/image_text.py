@@ -182,10 +182,10 @@ class ImageTextEncoder(VectorEncoder):
         They matter for probabilities, not for rankings.
         """
         learned_values = {"logit_scale": log_scale, "logit_bias": bias}
-        for name, parameter in self.backbone.named_parameters():
+        for name, buffer in self.backbone.named_buffers():
             value = learned_values.get(name.rpartition(".")[2])
             if value is not None:
-                parameter.data.copy_(value.reshape(parameter.shape))
+                buffer.copy_(value.detach().reshape(buffer.shape))
 
     def write_pipeline(self, folder: Path) -> None:
         """Writes the settings of transformers' image processor."""
