@@ -121,7 +121,7 @@ def make_toy(family: str, folder: Path, layers: int = 2) -> None:
 
 def masked_lm(folder: Path) -> Path:
     """The folder of a masked language model that is the toy in `folder` with a head. It is written
-    on the first call.
+    on the first call, which must not be on a rank: only the first rank would write it.
     """
     path = folder.with_name(f"{folder.name}-masked-lm")
     if path.exists():

@@ -29,6 +29,7 @@ from matrix import (
     objective_of,
 )
 from ranks import on_ranks
+from toy_models import masked_lm
 
 from trainer.collectives import rank, ranks
 from trainer.errors import BadModel
@@ -116,6 +117,7 @@ def steps_of(folder, kind, cases, spoil=1.0):
 @pytest.fixture(scope="module")
 def alone(toy_folder):
     """Of a case: one process, the whole batch at once, in float64."""
+    masked_lm(toy_folder("bert"))  # before there are ranks
 
     @functools.cache
     def gradient(case):
