@@ -44,7 +44,7 @@ CONTENDERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "full 5e-5": ("nearfar", FULL, {"optimization.learning_rate": 5e-5}),
     "full 1e-4": ("nearfar", FULL, {"optimization.learning_rate": 1e-4}),
     "LoRA, batch 128": ("nearfar", LORA, {"optimization.batch_size": 128}),
-    "LoRA, rank 32": ("nearfar", LORA, {"model.tuning.rank": 32}),
+    "LoRA, rank 8": ("nearfar", LORA, {"model.tuning.rank": 8}),
     "LoRA, temperature 0.02": ("nearfar", LORA, {"objective.temperature": 0.02}),
     "LoRA, replay": ("nearfar", LORA, {"data.train": "with replay"}),
 }
