@@ -540,7 +540,11 @@ def search(
         raise TypeError("cost is that of a router; give router too")
     folder = Path(index).resolve()
     written = _written(folder)
-    key = None if weights is None else tuple(weights.items())
+    key = (
+        None
+        if weights is None
+        else tuple((name, float(weight)) for name, weight in weights.items())
+    )
     choices = model and str(model), rerank and str(rerank), view, hybrid, key
     if image is not None:
         if router is None:

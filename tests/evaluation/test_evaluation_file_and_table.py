@@ -224,7 +224,7 @@ def test_table_fits_the_screen(evaluation):
 
 
 def test_table_of_images_fits_a_narrow_screen_uncut(evaluation):
-    systems = [
+    systems = tuple(
         dataclasses.replace(
             system,
             name=f"runs/icons-of-another-shop-{system.name}/model",
@@ -237,7 +237,7 @@ def test_table_of_images_fits_a_narrow_screen_uncut(evaluation):
             },
         )
         for system in evaluation.systems
-    ]
+    )
     table = shown(comparison_table(dataclasses.replace(evaluation, systems=systems)), width=80)
     assert max(map(len, table.splitlines())) <= 80
     headers, first_row = table.splitlines()[2:4]
