@@ -205,9 +205,9 @@ def measurements(models: Sequence[str], package: Path, folder: Path) -> dict[str
     }
     for model in models:
         encoder = read_vector_model(model)
-        found = measured_words(lucide, retrieve(encoder, lucide, 10), groups)
+        in_words = measured_words(lucide, retrieve(encoder, lucide, 10), groups)
         name = Path(model).parent.name if Path(model).name == "model" else model
-        systems[name] = found | own_style.measure(encoder)
+        systems[name] = in_words | own_style.measure(encoder)
     return systems
 
 

@@ -28,8 +28,8 @@ from trainer.scores import dot
 # Rows 0 and 4 share an image, rows 1 and 5 a caption.
 IMAGES, CAPTIONS = (0, 1, 2, 3, 0, 5, 6, 7), (0, 1, 2, 3, 4, 1, 6, 7)
 ROWS = [
-    Row(caption(of_caption), reference_to_bytes(encoded(drawing(of_image))))
-    for of_caption, of_image in zip(CAPTIONS, IMAGES, strict=True)
+    Row(caption(caption_number), reference_to_bytes(encoded(drawing(image_number))))
+    for caption_number, image_number in zip(CAPTIONS, IMAGES, strict=True)
 ]
 CUTS: dict[str, dict[str, int | None]] = {
     "whole": {"tokens": None},

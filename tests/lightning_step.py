@@ -1,6 +1,8 @@
-"""One step of plain gradient descent through Lightning under a strategy. The gradient is read off
-the weights before and after it, so that everything on the way is in it.
+"""Training through Lightning under a strategy; and one step of plain gradient descent, whose
+gradient is read off the weights before and after it, so that everything on the way is in it.
 """
+
+from typing import Any
 
 import pytorch_lightning as lightning
 import torch
@@ -11,7 +13,7 @@ from trainer.collectives import ranks
 from trainer.modules.optimizer import OptimizerSettings
 from trainer.modules.retriever import Retriever
 from trainer.strategies.lightning import lightning_precision, lightning_strategy
-from trainer.strategies.machine.plan import Plan
+from trainer.strategies.machine.plan import SINGLE, Plan
 from trainer.strategies.weights import full_weights
 
 RATE = 1e3
@@ -29,6 +31,8 @@ class OneStep(Retriever):
 
 def plan_of(kind: str) -> Plan:
     """The plan of a strategy on the ranks there are; of `hsdp` two nodes with a copy each."""
+    if ranks() == 1:
+        return SINGLE
     settings = None
     if kind.startswith("zero"):
         from trainer.strategies.machine.deepspeed_settings import deepspeed_settings
@@ -39,22 +43,29 @@ def plan_of(kind: str) -> Plan:
     return Plan(kind, ranks(), 1, ranks(), None, "cpu", settings)
 
 
-def take_step(module: OneStep, kind: str, batch: Batch) -> None:
-    """Trains for one step under a strategy."""
+def trainer_of(kind: str, logger: Any = False, **settings: Any) -> lightning.Trainer:
+    """A trainer under a strategy on the CPUs of the ranks there are, which prints and saves
+    nothing.
+    """
     plan = plan_of(kind)
-    trainer = lightning.Trainer(
+    return lightning.Trainer(
         accelerator="cpu",
         devices=ranks(),
         strategy=lightning_strategy(plan, "cpu"),
         plugins=[lightning_precision(plan, "fp32", "cpu")],
         use_distributed_sampler=False,
-        max_steps=1,
-        logger=False,
+        logger=logger,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        **settings,
     )
-    trainer.fit(module, torch.utils.data.DataLoader([batch], batch_size=None))
+
+
+def take_step(module: OneStep, kind: str, batch: Batch) -> None:
+    """Trains for one step under a strategy."""
+    data = torch.utils.data.DataLoader([batch], batch_size=None)
+    trainer_of(kind, max_steps=1).fit(module, data)
 
 
 def gradient_of_step(module: OneStep, kind: str, batch: Batch) -> list[Tensor]:

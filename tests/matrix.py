@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from teachers import teacher_of
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from toy_models import SENTENCES, masked_lm
 
 from trainer.batch import Batch, identity, pair_identity
+from trainer.collectives import ranks
 from trainer.microbatches import Encode, in_microbatches
 from trainer.models.cross_encoder import CrossEncoder, CrossEncoderSettings, build_cross_encoder
 from trainer.models.dense import DenseSettings, build_dense_encoder
@@ -316,6 +317,14 @@ def gradient_of(
         materialize_grads=True,
     )
     return float(loss.detach()), torch.cat([each.flatten() for each in found]).double().cpu()
+
+
+def mean_over_ranks(gradient: Tensor) -> Tensor:
+    """The mean of what the ranks give, in place."""
+    if ranks() > 1:
+        distributed.all_reduce(gradient)
+        gradient /= ranks()
+    return gradient
 
 
 def likeness(found: Tensor, wanted: Tensor) -> tuple[float, float]:

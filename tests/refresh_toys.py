@@ -7,6 +7,7 @@ from functools import partial
 
 import pytorch_lightning as lightning
 import torch
+from lightning_step import trainer_of
 from matrix import SCORES, encoder_of
 from mining_toys import generate_pairs
 
@@ -25,9 +26,6 @@ from trainer.modules.retriever import Retriever, Temperature
 from trainer.objectives.contrastive import Contrastive
 from trainer.objectives.exclusions import RepeatedPositives
 from trainer.runtime.log import JsonlLogger
-from trainer.strategies.lightning import lightning_precision, lightning_strategy
-from trainer.strategies.machine.deepspeed_settings import deepspeed_settings
-from trainer.strategies.machine.plan import SINGLE, Plan
 from trainer.strategies.weights import full_weights
 
 BATCH, EVERY_STEPS, STEPS, ROW_NEGATIVES = 8, 3, 8, 1
@@ -82,15 +80,6 @@ class CheckpointCallback(lightning.Callback):
             }
 
 
-def plan_of(kind):
-    settings = (
-        deepspeed_settings({"zero_optimization": {"stage": int(kind[-1])}}, "the test")
-        if kind.startswith("zero")
-        else None
-    )
-    return Plan(kind, ranks(), 1, ranks(), None, "cpu", settings) if ranks() > 1 else SINGLE
-
-
 def train(
     folder,
     backbone,
@@ -140,13 +129,9 @@ def train(
         dict,
     )
     module.seen = []
-    plan, checkpoints = plan_of(kind), CheckpointCallback(refresh, checkpoint)
-    trainer = lightning.Trainer(
-        accelerator="cpu",
-        devices=ranks(),
-        strategy=lightning_strategy(plan, "cpu"),
-        plugins=[lightning_precision(plan, "fp32", "cpu")],
-        use_distributed_sampler=False,
+    checkpoints = CheckpointCallback(refresh, checkpoint)
+    trainer = trainer_of(
+        kind,
         max_steps=stop - first,
         max_epochs=-1,
         gradient_clip_val=1.0,
@@ -154,9 +139,6 @@ def train(
         callbacks=[refresh, checkpoints, *extra],
         logger=[JsonlLogger(folder / "log.jsonl")],
         log_every_n_steps=1,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
     )
     steps = Steps(ROWS, make, seed=3, batch_size=BATCH, first=first, last=STEPS, refresher=refresh)
     trainer.fit(

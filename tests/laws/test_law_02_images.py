@@ -17,9 +17,8 @@ from image_matrix import (
     image_objective_of,
 )
 from lightning_step import SETTINGS, OneStep, gradient_of_step
-from matrix import likeness
+from matrix import likeness, mean_over_ranks
 from ranks import on_ranks
-from torch import distributed
 
 from trainer.collectives import rank, ranks
 from trainer.microbatches import MicroBatching
@@ -43,10 +42,7 @@ def gradients(folder, cases):
         encoder = image_encoder_of(folder, kind, tuning, torch.float64)
         batch = image_batch_of(encoder, rank(), ranks())
         loss, gradient = image_gradient_of(encoder, batch, objective, cut)
-        if ranks() > 1:
-            distributed.all_reduce(gradient)
-            gradient /= ranks()
-        results.append((loss, gradient))
+        results.append((loss, mean_over_ranks(gradient)))
     return results
 
 

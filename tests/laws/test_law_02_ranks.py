@@ -24,9 +24,9 @@ from matrix import (
     encoder_of,
     gradient_of,
     likeness,
+    mean_over_ranks,
 )
 from ranks import on_ranks
-from torch import distributed
 
 from trainer import collectives as parallel
 from trainer import log_partition as partition
@@ -66,10 +66,7 @@ def gradients(folder, dtype, cases, spoil=None):
         )
         if spoil is loss_times_ranks:
             gradient *= ranks()
-        if ranks() > 1:
-            distributed.all_reduce(gradient)
-            gradient /= ranks()
-        found.append((loss, gradient))
+        found.append((loss, mean_over_ranks(gradient)))
     return found
 
 

@@ -149,13 +149,13 @@ def test_costs_are_shares_of_the_time_of_all_routes_that_can_answer():
     )
     answers = replace(words, image_routes=("index:b",), images=images)
     evaluation = evaluate_router(fit_router(answers, WordCounts.of(["x"])), answers, 0.5)
-    whole = 100 * 20 + 50 * 20
+    total = 100 * 20 + 50 * 20
     costs = {row.name: row.cost for row in evaluation.rows}
-    assert costs["bm25"] == pytest.approx(100 * 2 / whole)
-    assert costs["index:b"] == pytest.approx((100 * 12 + 50 * 20) / whole)
+    assert costs["bm25"] == pytest.approx(100 * 2 / total)
+    assert costs["index:b"] == pytest.approx((100 * 12 + 50 * 20) / total)
     assert costs[ALL_NAME] == 1.0
     choice = evaluation.choice_milliseconds
-    assert costs[ROUTER_NAME] == pytest.approx((100 * (2 + choice) + 50 * 20) / whole)
+    assert costs[ROUTER_NAME] == pytest.approx((100 * (2 + choice) + 50 * 20) / total)
     assert evaluation.row(ROUTER_NAME).quality.mean == pytest.approx((100 * 0.9 + 50 * 0.4) / 150)
     assert evaluation.in_words.row(ROUTER_NAME).cost == pytest.approx((2 + choice) / 20)
     assert evaluation.images.milliseconds == 20.0
