@@ -70,15 +70,19 @@ def fingerprint_of(source: str) -> dict[str, str | None]:
 
 
 def _files(source: Path) -> list[Path]:
-    """Returns the files of a source. Those of a BEIR folder are the ones that are read, so a run
-    may write into the same folder.
+    """Returns the files of a source. Those of a folder with corpus.jsonl are the ones that are
+    read, so a run may write into the same folder.
     """
     if not source.is_dir():
         return [source]
     paths = sorted(source.rglob("*"))
     if not any((source / f"corpus.jsonl{suffix}").is_file() for suffix in ("", ".gz")):
         return paths
-    names = {f"{name}.jsonl{suffix}" for name in ("corpus", "queries") for suffix in ("", ".gz")}
+    names = {
+        f"{name}{suffix}"
+        for name in ("corpus", "queries", "train")
+        for suffix in (".jsonl", ".jsonl.gz", ".parquet")
+    }
     return [path for path in paths if path.relative_to(source).parts[0] in {*names, "qrels"}]
 
 

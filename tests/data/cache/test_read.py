@@ -6,13 +6,17 @@ import tracemalloc
 from dataclasses import astuple, replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
+from image_toys import drawing, encoded
 from twins import texts_of
 
 from trainer.build.data import DataSets, data_fingerprint, data_sets
 from trainer.data.cache import read as cached_reading
+from trainer.data.cache.read import CachedReader
 from trainer.data.collate import collate
 from trainer.data.fingerprint import fingerprint_of
 from trainer.data.module import Steps
@@ -231,6 +235,21 @@ def test_run_may_write_into_the_folder_of_its_data(tmp_path, parsed):
         file.write("queries0\tcorpus5\t1\n")
     assert len(data_sets(section, seed=3).train) == 31
     assert parsed
+
+
+def test_changed_pairs_and_images_beside_a_corpus_are_read_again(tmp_path):
+    """Training pairs of judged images, and queries that are images."""
+    folder = beir_folder(tmp_path / "beir")
+    (folder / "0.png").write_bytes(encoded(drawing(0)))
+    for text in ("a red disk", "a blue disk"):
+        (folder / "train.jsonl").write_text(json.dumps({"caption": text, "image": "0.png"}) + "\n")
+        (folder / "qrels" / "train.tsv").unlink(missing_ok=True)
+        rows = CachedReader(0.0, has_images=True).rows(str(folder), {})
+        assert [row.query for row in rows] == [text]
+    queries = CachedReader(0.0).retrieval_set(str(folder), {}, "test").query_ids
+    table = pa.table({"_id": [queries[0]], "image": [encoded(drawing(0))]})
+    pq.write_table(table, folder / "queries.parquet")
+    assert CachedReader(0.0).retrieval_set(str(folder), {}, "test").query_ids == queries[1:]
 
 
 def test_changed_file_of_the_same_size_and_time_is_read_again(tmp_path):
