@@ -105,6 +105,19 @@ def test_queries_in_words_and_images_are_one_set_each(folder):
     assert read_retrieval_set(str(folder / "data"), "dev").image_queries is None
 
 
+def test_selection_of_images_does_not_depend_on_the_folder(folder, tmp_path):
+    rows = [{"_id": f"p{number}", "image": f"img/{number}.png"} for number in NUMBERS[::5]]
+    selections = []
+    for name in ("here", "elsewhere"):
+        copy = shutil.copytree(folder / "data", tmp_path / name)
+        shutil.copytree(folder / "img", copy / "img")
+        pq.write_table(pa.Table.from_pylist(rows), copy / "queries.parquet")
+        judged_set = read_retrieval_set(str(copy), "test", max_queries=4)
+        selections.append(judged_set.image_queries.query_ids)
+    assert selections[0] == selections[1]
+    assert len(selections[0]) == 4
+
+
 def test_other_commands_leave_images_out_and_say_so(folder):
     checked = run(folder, "data", "check", "data")
     assert "12 queries are images, left out of the pairs" in checked.stdout

@@ -17,11 +17,7 @@ from trainer.data.readers.beir import (
 from trainer.data.readers.columns import is_blank
 from trainer.data.readers.corpus import read_document_ids
 from trainer.data.readers.corpus_texts import CorpusTexts, JoinedTexts
-from trainer.data.readers.image_folder import (
-    is_image_folder,
-    judged_images,
-    read_image_queries,
-)
+from trainer.data.readers.image_folder import is_image_folder, judged_images, read_image_queries
 from trainer.data.readers.read import Split, judged_texts, read_rows
 from trainer.data.readers.report import ReadReport
 from trainer.data.rows import Row
@@ -242,20 +238,23 @@ def _own_documents(rows: Sequence[Row], name: str) -> str:
     return f"{kinds} of the {split} set"
 
 
-def select_queries(retrieval_set: RetrievalSet, max_queries: int) -> RetrievalSet:
-    """Returns the set with at most `max_queries` queries in words, and as many that are images,
-    selected by hash, and the same corpus.
+def select_queries(
+    retrieval_set: RetrievalSet, max_queries: int, names: Sequence[str] = ()
+) -> RetrievalSet:
+    """Returns the set with at most `max_queries` queries in words, and as many that are images, and
+    the same corpus. They are selected by the hash of `names`: by default that of their text, and of
+    the id of an image, because its path depends on where the data are.
     """
     images = retrieval_set.image_queries
-    hash_order = in_hash_order([f"{identity(query)}" for query in retrieval_set.queries])
-    positions = sorted(hash_order[:max_queries])
+    names = names or [f"{identity(query)}" for query in retrieval_set.queries]
+    positions = sorted(in_hash_order(names)[:max_queries])
     ids = tuple(retrieval_set.query_ids[position] for position in positions)
     return replace(
         retrieval_set,
         query_ids=ids,
         queries=tuple(retrieval_set.queries[position] for position in positions),
         qrels={key: retrieval_set.qrels[key] for key in ids},
-        image_queries=images and select_queries(images, max_queries),
+        image_queries=images and select_queries(images, max_queries, images.query_ids),
     )
 
 
