@@ -18,7 +18,7 @@ from trainer.routing.answers import RouteAnswers
 from trainer.routing.features import FEATURES, WordCounts, query_features
 from trainer.routing.measure import ALL_NAME, ORACLE_NAME, ROUTER_NAME, evaluate_router
 from trainer.routing.router import ALL_ROUTES, Router, choose_routes, terms
-from trainer.routing.table import curve_lines
+from trainer.routing.table import curve_lines, router_lines
 
 COUNT = 400
 RARE, COMMON = [f"zq{number}" for number in range(200)], ["how", "do", "list", "all", "disks"]
@@ -79,6 +79,7 @@ def test_features_count_words_in_documents(words):
     assert named[2]["share of digits"] == pytest.approx(2 / 11)
 
 
+@pytest.mark.filterwarnings("error")
 def test_corpus_of_one_document_and_of_none_have_features():
     for texts in (["one"], []):
         assert np.isfinite(query_features(["one two", ""], WordCounts.of(texts))).all()
@@ -177,6 +178,37 @@ def test_verdict_does_not_advise_a_route_that_costs_more_for_no_gain(words):
     assert "Use that one" not in verdict
     same_answers = judged_answers(lambda _: (0.6, 0.8, 0.7), seed=1)
     assert str(evaluate_router(router, same_answers, limit=0.95)).endswith("Use that one.")
+
+
+def test_router_is_compared_with_a_single_route_where_all_are_within_the_limit(words):
+    answers = judged_answers(lambda _: (0.5, 0.6, 0.8))
+    evaluation = evaluate_router(fit.fit_router(answers, words), answers, limit=1.0)
+    assert [test.baseline for test in evaluation.comparisons] == [ALL_NAME, "model"]
+
+
+def test_set_that_the_router_may_have_learned_from_is_told(router):
+    answers = judged_answers(good_at_different_queries)
+    set_of_pairs = replace(answers.judged_set, limitation="few documents")
+    evaluation = evaluate_router(router, replace(answers, judged_set=set_of_pairs), limit=0.6)
+    note = "few documents; the router learned from a set of this name; on the same queries"
+    assert note in "\n".join(router_lines(evaluation))
+    assert note in repr(evaluation)
+    other_set = replace(answers.judged_set, name="toy test")
+    assert evaluate_router(router, replace(answers, judged_set=other_set), 0.6).limitation == ""
+
+
+@pytest.mark.filterwarnings("error")
+def test_two_queries_have_a_calibration_error(router):
+    answers = judged_answers(good_at_different_queries)
+    two = replace(
+        answers,
+        queries=answers.queries[:2],
+        qualities=answers.qualities[:2],
+        documents=answers.documents[:2],
+    )
+    expected = np.abs(router.gains(two.queries) - (two.qualities[:, :2] - two.qualities[:, 2:]))
+    error = evaluate_router(router, two, limit=0.6).calibration_error
+    assert error == pytest.approx(expected.mean()), "each prediction is a group"
 
 
 def test_answers_of_other_routes_are_refused(router):

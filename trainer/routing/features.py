@@ -78,7 +78,7 @@ def query_features(
 def _features(query: str, counts: WordCounts) -> list[float]:
     words = _words(query)
     documents = counts.documents_with(words) if words else np.ones(1)
-    rarities = 1 - np.log(documents.clip(min=1)) / max(np.log(counts.documents), 1e-9)
+    rarities = 1 - np.log(documents.clip(min=1)) / np.log(max(counts.documents, 2))
     length = max(1, len(query))
     return [
         float(np.log1p(len(words))),

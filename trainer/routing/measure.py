@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadRecipe
 from trainer.evaluation.results import (
     MAIN_METRIC,
@@ -78,7 +79,7 @@ class RouterEvaluation:
     calibration_error: float
     """The mean difference of predicted and true gains in five groups of predictions."""
     limitation: str = ""
-    """Why the figures are too high (`RetrievalSet.limitation`)."""
+    """Why the figures are too high (`RetrievalSet.limitation`), or may be."""
     images: "ImageQueries | None" = None
     """Those of the queries that are images, if there are any."""
     in_words: "RouterEvaluation | None" = None
@@ -89,14 +90,15 @@ class RouterEvaluation:
         return next(row for row in self.rows if row.name == name)
 
     def __repr__(self) -> str:
-        """The rows, one per line, and the verdict."""
+        """The rows, one per line, the limitation, and the verdict."""
         lines = (
             f"  {row.name}: nDCG@10 {row.quality.mean:.3f}"
             f" [{row.quality.low:.3f}, {row.quality.high:.3f}]"
             + ("" if row.cost is None else f" at a cost of {row.cost:.2f}")
             for row in self.rows
         )
-        return "\n".join([f"{self.set_name}: {self.queries:,} queries", *lines, str(self)])
+        remarks = filter(None, [self.limitation, str(self)])
+        return "\n".join([f"{self.set_name}: {self.queries:,} queries", *lines, *remarks])
 
     def __str__(self) -> str:
         """The verdict in words. A route without images has no answer to an image, so routes are
@@ -231,8 +233,18 @@ def _evaluate(router: Router, parts: Sequence[_Choices], limit: float) -> Router
         {name: float((chosen_routes == place).mean()) for place, name in _places(names)},
         parts[0].milliseconds,
         _calibration_error(router, answers),
-        answers.judged_set.limitation,
+        _limitation(router, answers.judged_set),
     )
+
+
+def _limitation(router: Router, judged_set: RetrievalSet) -> str:
+    """Returns why the figures are too high, also if the router may have learned from the set."""
+    limitations = [judged_set.limitation] if judged_set.limitation else []
+    if judged_set.name == router.settings.learned_from:
+        limitations.append(
+            "the router learned from a set of this name; on the same queries, figures are too high"
+        )
+    return "; ".join(limitations)
 
 
 def _places(names: list[str]) -> list[tuple[int, str]]:
@@ -241,9 +253,8 @@ def _places(names: list[str]) -> list[tuple[int, str]]:
 
 def _best_route(router: Router, limit: float) -> int:
     """Returns the place of the best route within the limit on the queries that it learned from."""
-    settings = router.settings
-    costs = np.array([*settings.costs, 1.0])
-    qualities = np.where(costs <= limit + 1e-9, settings.qualities, -np.inf)
+    costs = router.settings.costs
+    qualities = np.where(costs <= limit + 1e-9, router.settings.qualities[:-1], -np.inf)
     return int(qualities.argmax()) if np.isfinite(qualities).any() else int(costs.argmin())
 
 
@@ -259,7 +270,8 @@ def _choice_milliseconds(router: Router, answers: RouteAnswers, limit: float) ->
 def _calibration_error(router: Router, answers: RouteAnswers) -> float:
     predictions = router.gains(answers.queries).ravel()
     gains = (answers.qualities[:, :-1] - answers.qualities[:, -1:]).ravel()
-    groups = np.array_split(np.argsort(predictions, kind="stable"), _GROUPS)
+    order = np.argsort(predictions, kind="stable")
+    groups = np.array_split(order, min(_GROUPS, len(order)))
     return float(np.mean([abs((predictions - gains)[group].mean()) for group in groups]))
 
 
