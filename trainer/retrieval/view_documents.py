@@ -56,7 +56,8 @@ class ViewDocuments:
                 try:
                     self._views.append(open_index(place))
                 except BadFolder as error:
-                    self.note = f"hits lack what the view {place.name} knows: {error}"
+                    problem = f"hits lack what the view {place.name} knows: {error}"
+                    self.note = "; ".join(filter(None, [self.note, problem]))
         self._views.sort(key=lambda view: not view.has_images)  # a text of a view of texts counts
 
     def complete(self, hit: Hit) -> Hit:
