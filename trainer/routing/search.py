@@ -5,11 +5,10 @@ from pathlib import Path
 
 from trainer.errors import BadModel, BadRecipe
 from trainer.evaluation.systems.names import parse_system
-from trainer.models.families import read_reranker
 from trainer.retrieval.indexes.index_corpus import open_together
-from trainer.retrieval.indexes.searcher import SearchedIndex, SearchedWords, Searcher
+from trainer.retrieval.indexes.searcher import Searcher
 from trainer.retrieval.indexes.views import VIEWS, index_folders, views_of
-from trainer.retrieval.view_documents import ViewDocuments
+from trainer.retrieval.view_weights import OpenViews
 from trainer.routing.router import ALL_ROUTES
 
 
@@ -36,16 +35,8 @@ def open_route(
     if choice != ALL_ROUTES:
         places = [places[choice]]
     views = open_together([place for place in places if place is not None])
-    has_words = None in places
-    documents = ViewDocuments(index, views)
-    searcher = Searcher(
-        [*map(SearchedIndex.open, views)],
-        read_reranker(reranker) if reranker is not None else None,
-        rerank_depth,
-        words=SearchedWords.open(index, views) if has_words else None,
-        note=documents.note,
-        documents=documents,
-    )
+    open_views = OpenViews(views, has_words=None in places)
+    searcher = Searcher(index, open_views, reranker=reranker, rerank_depth=rerank_depth)
     return searcher, " + ".join("bm25" if place is None else f"index:{place}" for place in places)
 
 
@@ -63,9 +54,7 @@ def open_image_routes(index: Path, routes: Sequence[str], image_routes: Sequence
                 f"{view.folder} held images when the router was fitted, and holds texts now; fit"
                 " the router again"
             )
-    documents = ViewDocuments(index, views)
-    searched_indexes = [*map(SearchedIndex.open, views)]
-    return Searcher(searched_indexes, note=documents.note, documents=documents)
+    return Searcher(index, OpenViews(views))
 
 
 def _places(index: Path, routes: Sequence[str]) -> list[Path | None]:

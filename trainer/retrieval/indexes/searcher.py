@@ -98,23 +98,25 @@ class Searcher:
     """One open index or several views, their models, and optionally a cross-encoder that re-ranks.
 
     Several views are combined as `nearfar evaluate` combines systems: with `weights` by a weighted
-    sum of scores, without by reciprocal ranks. `note` says where the weights come from. `documents`
-    know what hits of the views lack.
+    sum of scores, without by reciprocal ranks. `note` says where the weights come from, and which
+    views cannot be read.
     """
 
     def __init__(
         self,
-        views: Sequence[SearchedIndex],
-        reranker: PairEncoder | None = None,
+        folder: Path,
+        views: OpenViews,
+        model: str | None = None,
+        reranker: str | None = None,
         rerank_depth: int = 100,
-        weights: Sequence[float] | None = None,
-        words: SearchedWords | None = None,
-        note: str = "",
-        documents: ViewDocuments | None = None,
     ) -> None:
-        self.views, self.weights, self.words = views, weights, words
-        self.note, self._documents = note, documents
-        self.reranker, self.rerank_depth = reranker, rerank_depth
+        """Loads the models of `views`, which are those of `folder`; see `open`."""
+        self.reranker = read_reranker(reranker) if reranker is not None else None
+        self.rerank_depth, self.weights = rerank_depth, views.weights
+        self.views = [SearchedIndex.open(index, model) for index in views.indexes]
+        self.words = SearchedWords.open(folder, views.indexes) if views.has_words else None
+        self._documents = ViewDocuments(folder, views.indexes)
+        self.note = "; ".join(filter(None, (views.note, self._documents.note)))
 
     @classmethod
     def open(
@@ -155,12 +157,7 @@ class Searcher:
                 f"--model names one model, but {len(views.indexes)} views are searched; search one"
                 " with --view, or build the view of the moved model again"
             )
-        cross_encoder = read_reranker(reranker) if reranker is not None else None
-        indexes = [SearchedIndex.open(part, model) for part in views.indexes]
-        words = SearchedWords.open(index, views.indexes) if views.has_words else None
-        documents = ViewDocuments(index, views.indexes)
-        note = "; ".join(filter(None, (views.note, documents.note)))
-        return cls(indexes, cross_encoder, rerank_depth, views.weights, words, note, documents)
+        return cls(index, views, model, reranker, rerank_depth)
 
     @property
     def count(self) -> int:
@@ -220,8 +217,6 @@ class Searcher:
         else:
             rankings = [search.hits(questions, FUSED_DOCUMENTS, role) for search in searches]
             first = [fuse_hits(parts, self.weights, k) for parts in zip(*rankings, strict=True)]
-        if self._documents is None:
-            return first
         return [[self._documents.complete(hit) for hit in documents] for documents in first]
 
     @staticmethod
