@@ -45,6 +45,18 @@ def test_settings_that_differ_are_the_only_ones_shown(copy):
     assert comparison.warnings == []
 
 
+def test_trackers_are_shown_as_one_types_them(copy):
+    first, second = copy("first"), copy("second")
+    recipe = second / "recipe.yaml"
+    lines = [line for line in recipe.read_text().splitlines() if not line.startswith("trackers")]
+    recipe.write_text("\n".join([*lines, "trackers: [{kind: wandb, group: search}]"]) + "\n")
+    (name, values), *_ = compare_runs([first, second]).settings
+    assert (name, values[0]) == ("trackers", "[]")
+    assert "kind: wandb" in values[1]
+    assert "null" not in values[1]
+    assert '"' not in values[1]
+
+
 def test_paired_tests_are_corrected_for_their_number(copy):
     runs = [copy("low", LOW), copy("middle", MIDDLE), copy("high", HIGH)]
     comparison = compare_runs(runs)

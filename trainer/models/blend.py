@@ -57,8 +57,9 @@ def write_blend(
 ) -> BlendedModel:
     """Writes the model with the weights base + share (tuned - base). The rest is of the tuned one.
 
-    Raises BadModel when the weights do not have the same names and shapes, and BadFolder when
-    `folder` exists (with `replace`: holds something other than a model, or one of the two).
+    Raises BadModel when the weights are equal, or do not have the same names and shapes, and
+    BadFolder when `folder` exists (with `replace`: holds something other than a model, or one of
+    the two).
     """
     check_model_folder(folder, replace)
     for model in (base, tuned_model):
@@ -73,6 +74,11 @@ def write_blend(
             change, start = tuned_weights[name] - weights[name], weights[name]
             squares += torch.stack([change.double().square().sum(), start.double().square().sum()])
             tuned_weights[name].copy_(weight)
+    if not squares[0]:
+        raise BadModel(
+            f"{base} and {tuned_model} have equal weights, so there is nothing between them; give a"
+            " model and the one that was trained from it"
+        )
     save_encoder(last, folder, replace)
     change_square, start_square = squares.tolist()
     return BlendedModel(folder, share, (change_square / start_square) ** 0.5)

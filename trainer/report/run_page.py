@@ -1,6 +1,5 @@
 """`report.html` of a run: its results, its training, and how to use the model."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from trainer.report.query_changes import (
 )
 from trainer.report.query_table import QueryTable, query_table
 from trainer.report.read import Run, read_run
-from trainer.report.text import duration, metric_name
+from trainer.report.text import duration, metric_name, setting_text
 from trainer.report.training import REFRESH, training
 from trainer.report.usage import usage
 
@@ -202,7 +201,7 @@ def _settings(run: Run) -> Iterable[tuple[str, str]]:
     """Yields name and value of the keys of the recipe that are not at their defaults."""
     for key, value in changed_keys(run.recipe).items() if run.recipe is not None else ():
         if key not in ("name", "output"):
-            yield key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield key, setting_text(value)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:

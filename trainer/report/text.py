@@ -1,9 +1,11 @@
 """Makes text of unknown origin printable, and formats the numbers of the report."""
 
+import json
 import re
 import unicodedata
 from typing import Any
 
+import yaml
 from markupsafe import Markup
 
 
@@ -97,6 +99,29 @@ def metric_name(metric: str) -> str:
     ('nDCG@10', 'MRR@10', 'MAP', 'recall@100')
     """
     return metric.replace("ndcg", "nDCG").replace("mrr", "MRR").replace("map", "MAP")
+
+
+def setting_text(value: Any) -> str:
+    """Returns the value of a recipe's key as one may type it. What is not set in a list of maps is
+    left out.
+
+    >>> setting_text(1e-5), setting_text(None), setting_text("mean")
+    ('1e-05', 'null', 'mean')
+    >>> setting_text([{"kind": "wandb", "group": "search", "notes": None}])
+    '[{kind: wandb, group: search}]'
+    """
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list | dict):
+        return json.dumps(value)
+    options = {"default_flow_style": True, "sort_keys": False, "allow_unicode": True}
+    return yaml.safe_dump(_without_null(value), width=float("inf"), **options).strip()
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_null(item) for key, item in value.items() if item is not None}
+    return [_without_null(item) for item in value] if isinstance(value, list) else value
 
 
 def code(text: str) -> Markup:

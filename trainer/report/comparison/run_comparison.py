@@ -1,6 +1,5 @@
 """Several runs side by side: settings, figures, and paired tests on the same test queries."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -19,7 +18,7 @@ from trainer.evaluation.results import (
 )
 from trainer.evaluation.significance import detectable_difference, holm, paired_test
 from trainer.report.read import Run, read_run
-from trainer.report.text import duration, metric_name
+from trainer.report.text import duration, metric_name, setting_text
 from trainer.report.training import training
 
 METRICS = (MAIN_METRIC, "mrr@10", "recall@100")
@@ -170,8 +169,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{name}.")
         else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            yield f"{prefix}{name}", text
+            yield f"{prefix}{name}", setting_text(value)
 
 
 def _facts(runs: Sequence[ComparedRun]) -> Iterator[tuple[str, list[str]]]:
