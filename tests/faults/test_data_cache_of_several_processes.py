@@ -17,7 +17,7 @@ from trainer.data.cache import folder as cache_folder
 from trainer.data.cache import read as cached_reading
 from trainer.recipe.schema.data import DataSection
 
-ROWS = 20_000
+ROWS = 4_000
 FORK = multiprocessing.get_context("fork")
 
 

@@ -9,7 +9,7 @@ import time
 import pytest
 from killable import Command, Run, check_same
 
-KILLS, SOAK_KILLS = 20, 200
+KILLS, SOAK_KILLS = 10, 200
 
 
 def linger(rank):
@@ -72,7 +72,7 @@ def kill_often(run, kills):
 
 @pytest.mark.slow
 def test_killed_run_ends_bitwise_as_an_uninterrupted_one(tmp_path, toy_folder):
-    words = ["model.dropout=0.1", "objective.learn_temperature=true", "optimization.max_steps=160"]
+    words = ["model.dropout=0.1", "objective.learn_temperature=true", "optimization.max_steps=80"]
     kill_often(Run(tmp_path, toy_folder("bert"), "bi-encoder-full", *words), KILLS)
 
 
