@@ -114,8 +114,14 @@ def setting_text(value: Any) -> str:
         return value
     if not isinstance(value, list | dict):
         return json.dumps(value)
-    options = {"default_flow_style": True, "sort_keys": False, "allow_unicode": True}
-    return yaml.safe_dump(_without_null(value), width=float("inf"), **options).strip()
+    text = yaml.safe_dump(
+        _without_null(value),
+        default_flow_style=True,
+        width=float("inf"),
+        allow_unicode=True,
+        sort_keys=False,
+    )
+    return text.strip()
 
 
 def _without_null(value: Any) -> Any:
