@@ -149,7 +149,7 @@ class TestBlend:
             write_blend(str(toy_folder("bert")), str(toy_folder("roberta")), 0.5, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
-    def test_a_model_and_itself_are_refused(self, toy_folder, tmp_path):
+    def test_model_and_itself_are_refused(self, toy_folder, tmp_path):
         with pytest.raises(BadModel, match="have equal weights"):
             write_blend(str(toy_folder("bert")), str(toy_folder("bert")), 0.5, tmp_path / "out")
         assert not (tmp_path / "out").exists()
