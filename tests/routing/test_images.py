@@ -13,6 +13,7 @@ from image_toys import caption, drawing, encoded, write_image_set
 from toy_models import make_image_text_toy
 
 import nearfar
+from trainer.data.readers.read import read_rows
 from trainer.data.retrieval_set import RetrievalSet, read_retrieval_set
 from trainer.errors import BadData, TooManyBadRows
 from trainer.routing.answers import RouteAnswers
@@ -116,6 +117,26 @@ def test_selection_of_images_does_not_depend_on_the_folder(folder, tmp_path):
         selections.append(judged_set.image_queries.query_ids)
     assert selections[0] == selections[1]
     assert len(selections[0]) == 4
+
+
+def test_images_are_left_out_of_training_pairs(folder):
+    rows = read_rows(str(folder / "data"), split="test")
+    assert sorted(rows.texts("query")) == sorted({caption(number) for number in NUMBERS})
+    assert "12 queries are images, left out of the pairs" in rows.report.remark
+
+
+def test_ids_of_images_may_be_numbers_and_a_table_of_texts_has_no_images(folder, tmp_path):
+    data = shutil.copytree(folder / "data", tmp_path / "data")
+    qrels = data / "qrels" / "test.tsv"
+    qrels.write_text(qrels.read_text().replace("\np", "\n"))
+    images = {number: encoded(drawing(number)) for number in NUMBERS[::5]}
+    columns = {"_id": list(images), "image": list(images.values())}
+    pq.write_table(pa.table(columns), data / "queries.parquet")
+    ids = read_retrieval_set(str(data), "test").image_queries.query_ids
+    assert ids == tuple(f"{number}" for number in NUMBERS[::5])
+    texts = [{"_id": f"q{number}", "text": "in words"} for number in NUMBERS]
+    pq.write_table(pa.Table.from_pylist(texts), data / "queries.parquet")
+    assert read_retrieval_set(str(data), "dev").queries[0] == caption(0)
 
 
 def test_other_commands_leave_images_out_and_say_so(folder):

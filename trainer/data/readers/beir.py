@@ -155,9 +155,7 @@ def read_texts(
 def _id_and_text(record: Record, report: ReadReport) -> tuple[str | None, str]:
     """Returns the id and text of a record. One with an invalid field is set aside and has no id."""
     values = record.values
-    key = values.get("_id", values.get("id"))
-    if isinstance(key, int) and not isinstance(key, bool):
-        key = str(key)
+    key = text_id(values)
     if not isinstance(key, str) or not key:
         reason = f"the field '_id' is {type_name(key)}, expected a text"
         report.set_aside(BadRow(record.source, reason))
@@ -175,6 +173,16 @@ def _id_and_text(record: Record, report: ReadReport) -> tuple[str | None, str]:
             return None, ""
     title = title if "text" in values else None
     return key, f"{title} {text or ''}" if title and title.strip() else text or ""
+
+
+def text_id(values: Mapping[str, Any]) -> Any:
+    """Returns the value of `_id` or `id`, a number as a text; None if there is none.
+
+    >>> text_id({"_id": 7, "text": "a"})
+    '7'
+    """
+    key = values.get("_id", values.get("id"))
+    return str(key) if isinstance(key, int) and not isinstance(key, bool) else key
 
 
 def judgements_with_texts(

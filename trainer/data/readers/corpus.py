@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.batch import identity
-from trainer.data.readers.beir import is_beir_folder
+from trainer.data.readers.beir import is_beir_folder, text_id
 from trainer.data.readers.columns import is_blank, text_problem
 from trainer.data.readers.json_lines import NumberedLine, Record, read_json_lines, read_lines
 from trainer.data.readers.read import layout_of
@@ -161,10 +161,8 @@ def _record_documents(
 
 def record_id(values: dict[str, Any], source: str, prefix: str) -> Any:
     """Returns the value of `_id` or `id`; without one, `prefix` and the number of the row."""
-    key = values.get("_id", values.get("id"))
-    if key is None:
-        return prefix + source.rpartition(":")[2]
-    return str(key) if isinstance(key, int) and not isinstance(key, bool) else key
+    key = text_id(values)
+    return prefix + source.rpartition(":")[2] if key is None else key
 
 
 def _text(values: dict[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from trainer.data.readers.beir import (
     judgements_with_texts,
     read_qrels,
     read_texts,
+    text_id,
 )
 from trainer.data.readers.image_rows import checked_reference
 from trainer.data.readers.json_lines import Record, read_json_lines
@@ -42,10 +43,25 @@ def training_file(folder: Path) -> Path | None:
 
 def read_image_queries(folder: Path, report: ReadReport, ids: Set[str]) -> dict[str, str]:
     """Returns the references of the queries in `queries.parquet` by id, of these ids only; "" for
-    an image that cannot be used. Without the file there are none.
+    an image that cannot be used. Without the file, or its column `image`, there are none.
     """
     path = folder_member(folder, _IMAGE_QUERIES)
-    return {} if path is None else _read_images(path, ids, report)
+    if path is None:
+        return {}
+    first_record = next(read_columnar(path), None)
+    if first_record is None or "image" not in first_record.values:
+        return {}  # the texts of queries.jsonl in another format
+    return _read_images(path, ids, report)
+
+
+def judgements_in_words(folder: Path, split: str, report: ReadReport) -> list[Judgement]:
+    """Returns the judgements of a split without those of queries that are images, which a note of
+    the report counts.
+    """
+    judgements = read_qrels(folder, split, report)
+    if images := read_image_queries(folder, report, {item.query for item in judgements}):
+        report.notes.append(f"{len(images):,} queries are images, left out of the pairs")
+    return [item for item in judgements if item.query not in images]
 
 
 def judged_images(
@@ -68,7 +84,8 @@ def judged_images(
 
 def image_folder_rows(folder: Path, split: str, report: ReadReport) -> Iterator[Row]:
     """Yields one row per positive judgement of a split."""
-    judgements, captions, images = judged_images(folder, read_qrels(folder, split, report), report)
+    judgements = judgements_in_words(folder, split, report)
+    judgements, captions, images = judged_images(folder, judgements, report)
     for item in judgements:
         if item.score > 0 and captions[item.query]:
             yield Row(captions[item.query], images[item.document], source=item.source)
@@ -84,7 +101,7 @@ def _read_images(path: Path, ids: Set[str] | None, report: ReadReport) -> dict[s
         if isinstance(record, BadRow):
             report.set_aside(record)
             continue
-        key = record.values.get("_id", record.values.get("id"))
+        key = text_id(record.values)
         if not isinstance(key, str) or not key:
             reason = f"the field '_id' is {type_name(key)}, expected a text"
             report.set_aside(BadRow(record.source, reason))

@@ -11,7 +11,6 @@ from trainer.data.readers.beir import (
     beir_splits,
     is_beir_folder,
     judgements_with_texts,
-    read_qrels,
     read_texts,
 )
 from trainer.data.readers.columns import Columns, RowMaker, assign_roles, is_blank
@@ -19,6 +18,7 @@ from trainer.data.readers.hub import check_hub_name, is_saved_folder, read_hub, 
 from trainer.data.readers.image_folder import (
     image_folder_rows,
     is_image_folder,
+    judgements_in_words,
     training_file,
 )
 from trainer.data.readers.image_rows import ImageColumns, ImageRowMaker, assign_image_roles
@@ -250,9 +250,8 @@ def _note_columns(
 def _beir_rows(folder: Path, split: Split, report: ReadReport) -> Iterator[Row]:
     """Yields one row per positive judgement, which has a score above 0."""
     report.layout = "BEIR folder"
-    positives = [
-        judgement for judgement in read_qrels(folder, split, report) if judgement.score > 0
-    ]
+    judgements = judgements_in_words(folder, split, report)
+    positives = [judgement for judgement in judgements if judgement.score > 0]
     yield from judged_rows(*judged_texts(folder, positives, report), report)
 
 
