@@ -1,6 +1,9 @@
 """encode, index, search and evaluate as a person calls them, in one process to be quick."""
 
 import json
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 from encoded import encode as vectors_of
@@ -14,6 +17,7 @@ from trainer.errors import BadData, BadFolder, BadModel, BadRecipe
 from trainer.evaluation.evaluation_file import read_evaluation
 from trainer.models.cut import read_cut
 from trainer.models.formats.folder import save_encoder
+from trainer.progress import listening
 
 call = command_caller(encode, evaluate, index, search)
 
@@ -219,3 +223,27 @@ def test_evaluate_refuses_bad_options_before_it_computes(model, beir):
         call("evaluate", model, "--data", beir, "--out", beir / "no" / "x.json")
     with pytest.raises(BadData):
         call("evaluate", model, "--data", beir, "--split", "dev")
+
+
+def test_missing_index_is_refused_before_heavy_imports(tmp_path):
+    code = (
+        "import sys; sys.argv = ['nearfar', 'search', 'none', 'a disk']; from trainer.cli.main"
+        " import main\ntry: main()\nexcept SystemExit as end: print(end.code, 'torch' in"
+        " sys.modules)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    assert ended.stdout.split() == ["2", "False"], ended.stderr
+    assert "none does not exist" in ended.stderr
+
+
+def test_search_tells_what_it_waits_for(model, corpus, tmp_path):
+    call("index", model, corpus, "-o", tmp_path / "idx")
+    names = []
+    listener = SimpleNamespace(
+        begin=lambda phase: names.append(phase.name), end=lambda phase: None, expect=dict
+    )
+    with listening(listener):
+        call("search", tmp_path / "idx", TEXTS[1])
+    assert names[:2] == ["loading the libraries", "loading the model"]

@@ -93,10 +93,11 @@ def search(
     cost: routers.RouterCost = None,
 ) -> None:
     """Print the documents of an index that best answer a question, best first."""
-    from trainer.retrieval.indexes.searcher import Searcher
-
     text, reference = _check_question(question, image)
     routers.check_router_options(router, cost, image, rerank, hybrid, view, weights, model)
+    _load_libraries(index)
+    from trainer.retrieval.indexes.searcher import Searcher
+
     if router is not None:
         searcher = _open_chosen(index, router, text, cost, rerank, rerank_depth)
     else:
@@ -116,11 +117,21 @@ def search(
         searcher.check_explains()
     hits = _search(searcher, text, reference, k, hybrid)
     explanation = searcher.explain(text, hits[0]) if explain and hits else []
-    if not hits and searcher.count == 0:
-        terminal.tell(f"{index} contains no documents; add some with `nearfar add`")
-    elif not hits:
-        terminal.tell("no document shares a term with the question")
+    if not hits:
+        empty = f"{index} contains no documents; add some with `nearfar add`"
+        terminal.tell("no document shares a term with the question" if searcher.count else empty)
     _print(hits, explanation, as_json)
+
+
+def _load_libraries(index: Path) -> None:
+    """Raises BadFolder for a folder that is no index, which takes no time, and then imports what
+    does.
+    """
+    from trainer.retrieval.indexes.manifest import read_content
+
+    read_content(index)
+    with terminal.loading_libraries():
+        import trainer.retrieval.indexes.searcher  # noqa: F401
 
 
 def _search(
@@ -211,7 +222,7 @@ def _as_json(hits: "list[Hit]", explanation: "Explanation") -> list[dict[str, An
 
 def _show(hits: "list[Hit]") -> None:
     """Prints two lines per hit: rank, score, id and title, and then the beginning of the text; for
-    an image with a path, that too.
+    an image with a path, the whole path too, however long.
 
     Everything from the corpus is escaped.
     """
@@ -224,7 +235,7 @@ def _show(hits: "list[Hit]") -> None:
     for rank, hit in enumerate(hits, 1):
         document = hit.document
         texts = (" ".join(part[:1000].split()) for part in (document.title, document.text))
-        title, *details = [*filter(None, [*texts, document.image]), ""]
+        title, *details = [*filter(None, texts), ""]
         remark = "" if hit.first_score is None else f"was {hit.first_rank}, {hit.first_score:.3f}"
         line = Text.assemble(
             f"{rank:>3}  {hit.score:.3f}  ",
@@ -235,6 +246,8 @@ def _show(hits: "list[Hit]") -> None:
         more_lines = [Text(f"{'':12}{visible(detail, 120)}", "dim") for detail in details if detail]
         for part in (line, *more_lines):
             console.print(part, no_wrap=True, overflow="ellipsis")
+        if document.image:
+            console.print(Text(f"{'':12}{visible(document.image)}", "dim"), soft_wrap=True)
 
 
 def _show_explanation(explanation: "Explanation") -> None:

@@ -128,6 +128,14 @@ def test_hits_show_caption_and_path_and_no_bytes(folder):
     assert not list(view.glob(".*"))
 
 
+def test_path_of_an_image_is_printed_whole(folder, tmp_path):
+    place = tmp_path / ("long-" * 30)
+    place.mkdir()
+    shutil.copy(folder / "img" / "3.png", place / "3.png")
+    call("index", folder / "clip", place, "-o", tmp_path / "idx")
+    assert f"{place}/3.png" in call("search", tmp_path / "idx", QUESTION).stdout.split()
+
+
 def test_vectors_do_not_depend_on_how_many_images_are_decoded_ahead(folder, encoder, monkeypatch):
     references = [str(folder / "img" / f"{number}.png") for number in NUMBERS]
     vectors = encode(encoder, references, "document").rows

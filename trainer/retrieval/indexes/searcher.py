@@ -39,7 +39,8 @@ class SearchedIndex:
         """Loads the model of an index; `model` is its new place, if it was moved. Raises BadModel
         when it is another model.
         """
-        encoder = model_of_index(index.folder, index.manifest, model)
+        with phase("loading the model"):
+            encoder = model_of_index(index.folder, index.manifest, model)
         return cls(index, index.fit_encoder(encoder))
 
     def hits(self, questions: Sequence[str], k: int, role: Role = "query") -> list[list[Hit]]:
