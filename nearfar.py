@@ -381,7 +381,7 @@ def delete(index: str | Path, ids: str | Iterable[str]) -> list[IndexSummary]:
 
 
 def route_fit(
-    routes: Sequence[str | Path],
+    routes: str | Path | Sequence[str | Path],
     data: str | Path,
     output: str | Path,
     split: Literal["train", "dev", "test"] = "dev",
@@ -399,8 +399,9 @@ def route_fit(
     from trainer.evaluation.systems.open import SystemSettings
     from trainer.routing.job import learn_router
 
+    several = [routes] if isinstance(routes, str | Path) else routes
     return learn_router(
-        [str(route) for route in routes],
+        [str(route) for route in several],
         _judged_data(data, split, corpus, max_queries),
         Path(output),
         SystemSettings(precision),
@@ -478,7 +479,7 @@ def search(  # type: ignore[overload-overlap]  # a str is a sequence of str, too
     rerank: str | Path | None = None,
     view: str | None = None,
     hybrid: bool = False,
-    weights: Mapping[str, float] | None = None,
+    weights: Mapping[str, float] | str | None = None,
     router: str | Path | Router | None = None,
     cost: float | None = None,
 ) -> SearchResult: ...
@@ -492,7 +493,7 @@ def search(
     rerank: str | Path | None = None,
     view: str | None = None,
     hybrid: bool = False,
-    weights: Mapping[str, float] | None = None,
+    weights: Mapping[str, float] | str | None = None,
     router: str | Path | Router | None = None,
     cost: float | None = None,
 ) -> list[SearchResult]: ...
@@ -517,7 +518,7 @@ def search(
     rerank: str | Path | None = None,
     view: str | None = None,
     hybrid: bool = False,
-    weights: Mapping[str, float] | None = None,
+    weights: Mapping[str, float] | str | None = None,
     router: str | Path | Router | None = None,
     cost: float | None = None,
 ) -> SearchResult | list[SearchResult]:
@@ -528,8 +529,8 @@ def search(
     cross-encoder that puts the best documents in a new order. Of a folder of views, `view` is
     searched, or with `hybrid` all of them, or those that a `router` chooses for each question at a
     mean `cost` (default 0.5); for an image, it is all that hold images. `weights`, such as
-    {"dense": 0.7, "bm25": 0.3}, are those of `hybrid`; {} combines by ranks, and None as the folder
-    says. What was searched stays open for the next search.
+    {"dense": 0.7, "bm25": 0.3}, are those of `hybrid`; "ranks" combines by reciprocal ranks, and
+    None as the folder says. What was searched stays open for the next search.
     """
     if (questions is None) == (image is None):
         raise TypeError("search() takes questions or an image; give one of the two")
@@ -540,11 +541,7 @@ def search(
         raise TypeError("cost is that of a router; give router too")
     folder = Path(index).resolve()
     written = _written(folder)
-    key = (
-        None
-        if weights is None
-        else tuple((name, float(weight)) for name, weight in weights.items())
-    )
+    key = None if weights is None else _weights(weights)
     choices = model and str(model), rerank and str(rerank), view, hybrid, key
     if image is not None:
         if router is None:
@@ -563,6 +560,12 @@ def search(
         hits = _routed_hits(folder, written, _router(router), several, k, limit, rerank)
     results = [SearchResult(*each) for each in zip(several, map(tuple, hits), strict=True)]
     return results[0] if isinstance(questions, str) else results
+
+
+def _weights(weights: Mapping[str, float] | str) -> tuple[tuple[str, float], ...]:
+    from trainer.retrieval.indexes.views import parse_weights
+
+    return tuple(parse_weights(weights).items())
 
 
 def _written(folder: Path) -> tuple[int, ...]:

@@ -173,6 +173,17 @@ def test_documents_are_added_to_all_views_replaced_and_deleted(settings, tmp_pat
     assert by_weights.score > 0.7 > by_ranks.score, "scaled scores, and reciprocals of ranks"
     with pytest.raises(nearfar.NearfarError, match="give --hybrid too"):
         nearfar.search(place, "a new machine", weights={"bm25": 1})
+    for bad in (
+        {"words": -1},
+        {"words": 0, "bm25": 0},
+        {"words": float("nan")},
+        "words",
+        {"words": "x"},
+    ):
+        with pytest.raises(nearfar.NearfarError, match="is not a view and a weight above 0"):
+            nearfar.search(place, "a new machine", hybrid=True, weights=bad)
+    as_text = nearfar.search(place, "a new machine", hybrid=True, weights="words=0.3,bm25=0.7")
+    assert as_text[0].score == by_weights.score
     with pytest.raises(TypeError, match="cost is that of a router"):
         nearfar.search(place, "a new machine", cost=0.5)
 

@@ -45,6 +45,11 @@ def test_router_is_learned_measured_and_asked(data, tmp_path, toy_folder):
         nearfar.route_ask(router, ["zq3", " "])
     with pytest.raises(nearfar.NearfarError, match="a cost of 0 is too little"):
         nearfar.route_evaluate(router, data, cost=0.0)
+    for cost in (-0.1, 7, float("nan")):
+        with pytest.raises(nearfar.NearfarError, match="no share of the cost of all routes"):
+            nearfar.route_ask(router, "zq3", cost=cost)
+    with pytest.raises(nearfar.NearfarError, match="two or more routes"):
+        nearfar.route_fit("bm25", data, tmp_path / "one")
 
 
 def test_question_is_searched_by_its_own_route(folder, write_router, monkeypatch):

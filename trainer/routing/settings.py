@@ -87,8 +87,12 @@ class RouterSettings(BaseModel):
     def best_rule(self, limit: float) -> RoutingRule:
         """Returns the rule with the best quality of those whose mean cost is at most `limit`.
 
-        Raises BadRecipe if even the cheapest route costs more.
+        Raises BadRecipe if that is no share, or if even the cheapest route costs more.
         """
+        if not 0 <= limit <= 1:
+            raise BadRecipe(
+                f"a cost of {limit:g} is no share of the cost of all routes; give one from 0 to 1"
+            )
         possible_rules = [rule for rule in self.rules if rule.cost <= limit + 1e-9]
         if not possible_rules:
             cheapest = min(rule.cost for rule in self.rules)

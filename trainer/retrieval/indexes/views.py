@@ -6,7 +6,7 @@ views/NAME/      an index like any other
 
 import contextlib
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, Self
@@ -243,28 +243,31 @@ def searched_views(folder: Path, names: Collection[str] = ()) -> list[Path]:
     return [views[name] for name in names or views]
 
 
-def parse_weights(text: str) -> dict[str, float]:
-    """Returns the weights that a user wrote; none for `ranks`. Raises BadRecipe.
+def parse_weights(weights: str | Mapping[str, float]) -> dict[str, float]:
+    """Returns the weights that a user gave, as text or by name; none for `ranks`. Raises BadRecipe.
 
     >>> parse_weights("dense=2,sparse=0.5")
     {'dense': 2.0, 'sparse': 0.5}
     >>> parse_weights("ranks")
     {}
     """
-    weights: dict[str, float] = {}
-    if text.strip() == RANKS:
-        return weights
-    for part in text.split(","):
-        name, _, value = part.strip().partition("=")
-        if name in weights:
-            raise BadRecipe(f"--weights {text!r} names {name} twice; give each view one weight")
+    if isinstance(weights, str):
+        parts = [] if weights.strip() == RANKS else weights.split(",")
+        pairs = [part.strip().partition("=")[::2] for part in parts]
+    else:
+        pairs = [(name, f"{weight}") for name, weight in weights.items()]
+    numbers: dict[str, float] = {}
+    for name, value in pairs:
+        if name in numbers:
+            raise BadRecipe(f"--weights {weights!r} names {name} twice; give each view one weight")
         try:
-            weights[name] = float(value)
+            numbers[name] = float(value)
         except ValueError:
-            weights[name] = -1.0
-        if not 0 < weights[name] < float("inf"):
+            numbers[name] = -1.0
+        if not 0 < numbers[name] < float("inf"):
             raise BadRecipe(
-                f"--weights {text!r}: {part!r} is not a view and a weight above 0; write, for"
-                f" example, --weights dense=2,sparse=1, or --weights {RANKS} for reciprocal ranks"
+                f"--weights {weights!r}: '{name}={value}' is not a view and a weight above 0;"
+                f" write, for example, --weights dense=2,sparse=1, or --weights {RANKS} for"
+                " reciprocal ranks"
             )
-    return weights
+    return numbers
