@@ -144,7 +144,7 @@ def test_other_commands_leave_images_out_and_say_so(folder):
     assert "12 queries are images, left out of the pairs" in checked.stdout
     measured = run(folder, "evaluate", "bert", "--data", "data")
     assert "data test: 60 queries" in measured.stdout
-    assert "12 queries are images, which `nearfar route` alone asks" in measured.stderr
+    assert "12 queries are images; only `nearfar route evaluate` asks them" in measured.stderr
 
 
 def test_view_of_images_answers_images_and_the_table_counts_them(folder, router):
@@ -306,6 +306,11 @@ def test_judgements_of_images_need_documents_and_words_beside_them(folder, tmp_p
     qrels.write_text(qrels.read_text() + "p0\tnowhere\t1\n")
     with pytest.raises(BadData, match="ids that are not in corpus.jsonl: 'nowhere'"):
         read_retrieval_set(str(tmp_path / "data"), "test")
+    queries = tmp_path / "data" / "queries.parquet"
+    pq.write_table(pa.table({"_id": [0], "image": [b""]}), queries)
+    with pytest.raises(BadData, match=r"queries.parquet:1: the field '_id' is a int, expected a"):
+        read_retrieval_set(str(tmp_path / "data"), "test")
+    shutil.copy(folder / "data" / "queries.parquet", queries)
     qrels.write_text("query-id\tcorpus-id\tscore\np0\ti0\t1\n")
     with pytest.raises(BadData, match="no query in words with a relevant document"):
         read_retrieval_set(str(tmp_path / "data"), "test")

@@ -290,7 +290,7 @@ def _read_folder(
     )
     if qrels := grades_by_query(by_image, images, documents):
         _log.warning(
-            "%s: %d queries are images, which `nearfar route` alone asks", folder, len(qrels)
+            "%s: %d queries are images; only `nearfar route evaluate` asks them", folder, len(qrels)
         )
         references = tuple(map(images.__getitem__, qrels))
         image_set = replace(retrieval_set, query_ids=tuple(qrels), queries=references, qrels=qrels)

@@ -40,7 +40,7 @@ def reference_to_file(folder: Path, name: str) -> str:
         if not path.resolve().is_relative_to(folder.resolve()):
             raise BadImage("image path is a link that leads out of the data folder")
         if not path.is_file():
-            raise BadImage("image file does not exist")
+            raise BadImage("image file does not exist", name[:200])
     except OSError as error:
         raise BadImage("image path is not possible", error.strerror or "") from None
     return str(path)

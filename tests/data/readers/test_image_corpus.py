@@ -87,8 +87,12 @@ def test_bad_rows_are_set_aside_with_their_reasons(tmp_path):
     ]
     with path.open("a") as file:
         file.write("".join(json.dumps(row) + "\n" for row in bad_rows) + "{\n")
-    with pytest.raises(TooManyBadRows, match="8 of 10 rows could not be used"):
+    with pytest.raises(TooManyBadRows, match="8 of 10 rows could not be used") as refusal:
         read(path)
+    assert "image file does not exist (img/none.png)" in str(refusal.value)
+    (tmp_path / "other.jsonl").write_text('{"picture": "img/3.png"}\n')
+    with pytest.raises(TooManyBadRows, match=r"the image is missing \(its fields: 'picture'\)"):
+        read(tmp_path / "other.jsonl")
     documents, report = read(path, ratio=0.8)
     assert [document.id for document in documents] == ["img/2.png", "img/3.png"]
     assert sum(report.bad.values()) == 8
@@ -105,7 +109,7 @@ def test_source_without_images_says_what_is_accepted(tmp_path):
         read(tmp_path / "x.txt")
     with pytest.raises(BadData, match="no image that can be read"):
         read(tmp_path)
-    with pytest.raises(BadData, match=r"none\.jsonl cannot be read"):
+    with pytest.raises(BadData, match=r"none\.jsonl does not exist"):
         read(tmp_path / "none.jsonl")
-    with pytest.raises(BadData, match="no collection of images"):
+    with pytest.raises(BadData, match="none does not exist; check the path"):
         read(tmp_path / "none")

@@ -116,9 +116,13 @@ def test_lists_in_parquet_are_multiple_positives(tmp_path: Path) -> None:
 
 def test_unknown_layouts_are_refused(tmp_path: Path) -> None:
     (tmp_path / "data.xlsx").write_bytes(b"PK")
+    judged_images = tmp_path / "images"
+    (judged_images / "qrels").mkdir(parents=True)
+    (judged_images / "corpus.parquet").touch()
     for source, reason in (
         (tmp_path / "data.xlsx", "no known layout"),
         (tmp_path, "folder of no known layout"),
+        (judged_images, "folder of judged images, for a model of images"),
         (tmp_path / "no.jsonl", "does not exist"),
     ):
         with pytest.raises(BadData, match=reason):

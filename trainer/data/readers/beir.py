@@ -210,9 +210,11 @@ def judgements_with_texts(
                 if judgement.query in ids or judgement.document in ids
             )
             examples = ", ".join(map(repr, sorted(ids)[:5])) + (", ..." if len(ids) > 5 else "")
+            first_bad = report.bad_rows[:1]
+            bad = "".join(f" One of {report.bad_count} bad rows: {row}" for row in first_bad)
             raise BadData(
                 f"{first.source}: the judgements name {len(ids)} ids that are not in {name}:"
-                f" {examples}. Add them, or remove the lines."
+                f" {examples}. Add them, or remove the lines.{bad}"
             )
     complete = []
     for judgement in judgements:

@@ -16,6 +16,7 @@ from trainer.data.readers.read import layout_of
 from trainer.data.readers.report import BadRow, ReadReport, type_name
 from trainer.errors import BadData
 from trainer.images.decode import IMAGE_SUFFIXES
+from trainer.storage.near_paths import nearest_path
 
 
 def read_image_corpus(
@@ -65,6 +66,8 @@ def _records(path: Path, report: ReadReport) -> tuple[Path, Iterator[Record | Ba
         if corpus is None:
             return path, _image_files(path, report)
         path = corpus
+    if not path.exists():
+        raise BadData(f"{path} does not exist{nearest_path(path) or '; check the path.'}")
     layout = layout_of(path)
     if layout is None:
         raise BadData(
@@ -101,6 +104,9 @@ def _cannot_list(error: OSError) -> NoReturn:
 
 def _describe(values: dict[str, Any], image: Any, source: str, prefix: str) -> Document | BadRow:
     """Returns the document of a record without its image, or what is wrong with it."""
+    if image is None:
+        names = ", ".join(map(repr, list(values)[:10]))
+        return BadRow(source, "the image is missing", f"its fields: {names}")
     captions = _first_value(values, [name for name in IMAGE_ROLES["caption"] if name != "title"])
     fields = {
         "id": record_id(values, source, prefix),
