@@ -75,7 +75,7 @@ def curve_lines(router: Router) -> Iterator[str]:
         rule = settings.best_rule(limit)
         remark = "" if rule.route is None else f", asks {visible(names[rule.route])} alone"
         yield (
-            f"  router at a cost of at most {limit:g}: {rule.quality:.3f} at"
+            f"  router at a cost of at most {limit:g}: nDCG@10 {rule.quality:.3f} at a cost of"
             f" {rule.cost:.2f}{remark}"
         )
     if settings.image_routes:
