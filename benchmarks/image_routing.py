@@ -151,6 +151,12 @@ if __name__ == "__main__":
     parser.add_argument(
         "model", nargs="?", help="a model of images and captions, trained on the icons"
     )
-    parser.add_argument("style", nargs="?", help="a folder of judged images of the same names")
-    parser.add_argument("--queries", type=int, default=300, help="test queries per kind")
+    parser.add_argument(
+        "style",
+        nargs="?",
+        help="judged images of the same names, as icon_styles.py --target keeps them",
+    )
+    parser.add_argument(
+        "--queries", type=int, default=300, help="test queries per kind (default: %(default)s)"
+    )
     main(parser.parse_args())

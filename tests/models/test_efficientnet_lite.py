@@ -125,3 +125,15 @@ def test_written_folder_is_an_image_tower(tool, tmp_path, monkeypatch):
     assert tower.model.config.hidden_size == 1280
     assert tower.image_fields["image_size"] == 64
     assert tower.image_fields["image_mean"] == (127 / 255,) * 3
+
+
+def test_missing_file_and_wrong_size_are_refused_before_the_file_is_read(tool, tmp_path):
+    for name, size, message in (("none.pth", 224, "none.pth does not exist"),
+                                ("other.pth", 50, "--image-size 50 is no multiple of 32"),
+                                ("other.pth", 0, "--image-size 0 is no multiple of 32"),
+                                ("other.pth", 64, "other.pth has the SHA-256")):  # fmt: skip
+        (tmp_path / "other.pth").touch()
+        arguments = Namespace(weights=tmp_path / name, folder=tmp_path / "out", image_size=size)
+        with pytest.raises(SystemExit, match=message):
+            tool.main(arguments)
+    assert not (tmp_path / "out").exists()
