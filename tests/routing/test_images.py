@@ -307,8 +307,10 @@ def test_judgements_of_images_need_documents_and_words_beside_them(folder, tmp_p
     with pytest.raises(BadData, match="ids that are not in corpus.jsonl: 'nowhere'"):
         read_retrieval_set(str(tmp_path / "data"), "test")
     queries = tmp_path / "data" / "queries.parquet"
-    pq.write_table(pa.table({"_id": [0], "image": [b""]}), queries)
-    with pytest.raises(BadData, match=r"queries.parquet:1: the field '_id' is a int, expected a"):
+    pq.write_table(pa.table({"_id": [None], "image": [b""]}), queries)
+    with pytest.raises(
+        BadData, match=r"queries.parquet:1: the field '_id' is missing, expected a text"
+    ):
         read_retrieval_set(str(tmp_path / "data"), "test")
     shutil.copy(folder / "data" / "queries.parquet", queries)
     qrels.write_text("query-id\tcorpus-id\tscore\np0\ti0\t1\n")

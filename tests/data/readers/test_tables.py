@@ -122,7 +122,7 @@ def test_unknown_layouts_are_refused(tmp_path: Path) -> None:
     for source, reason in (
         (tmp_path / "data.xlsx", "no known layout"),
         (tmp_path, "folder of no known layout"),
-        (judged_images, "folder of judged images, for a model of images"),
+        (judged_images, "folder of judged images, not texts; expected"),
         (tmp_path / "no.jsonl", "does not exist"),
     ):
         with pytest.raises(BadData, match=reason):

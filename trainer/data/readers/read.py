@@ -151,8 +151,7 @@ def _open_records(source: str, split: Split, report: ReadReport) -> Iterator[Rec
     path = Path(source)
     if path.is_dir():
         if not is_saved_folder(path):
-            is_judged = is_image_folder(path)
-            kind = "judged images, for a model of images" if is_judged else "no known layout"
+            kind = "judged images, not texts" if is_image_folder(path) else "no known layout"
             raise BadData(
                 f"{path} is a folder of {kind}; expected a folder with corpus.jsonl (corpus.parquet"
                 " of images), queries.jsonl and qrels/ (BEIR), or one that `datasets` saved."
