@@ -90,6 +90,14 @@ def test_hostile_query_of_judged_data_is_refused(pictures, kind):
     assert images.query_ids == ("good",), "and no judgement is left of the other"
 
 
+def test_hostile_query_excuses_no_judgement_of_a_document_that_is_missing(pictures):
+    rows = [{"_id": "good", "image": encoded(drawing(1))}, {"_id": "p", "image": b"no image"}]
+    qrels = judged_pictures(pictures, rows) / "qrels" / "test.tsv"
+    qrels.write_text(qrels.read_text() + "good\tnowhere\t1\n")
+    with pytest.raises(BadData, match="1 ids that are not in corpus.jsonl: 'nowhere'"):
+        read_retrieval_set(str(qrels.parent.parent), max_bad_rows_ratio=0.5)
+
+
 @pytest.mark.parametrize(
     "path",
     ["../pictures/0.png", "out.png", "http://127.0.0.1:9/x.png", "data:;base64,R0lG", "/0.png"],

@@ -267,9 +267,9 @@ def _read_folder(
     images = read_image_queries(folder, report, {item.query for item in judgements})
     in_words = [item for item in judgements if item.query not in images]
     by_image = [item for item in judgements if item.query in images]
-    read = judged_images if has_images else judged_texts
+    read, bad_before = (judged_images if has_images else judged_texts), report.bad_count
     in_words, queries, documents = read(folder, in_words, report, whole_corpus=True)
-    bad_lines = {"corpus.jsonl": report.bad_count}
+    bad_lines = {"corpus.jsonl": report.bad_count - bad_before}
     by_image = judgements_with_texts(by_image, images, documents, bad_lines, report)
     report.check_budget(max_bad_rows_ratio)
     documents = {key: text for key, text in documents.items() if not is_blank(text)}
