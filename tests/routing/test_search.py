@@ -76,6 +76,23 @@ def test_unsure_router_asks_all_and_adds_up_reciprocal_ranks(folder, write_route
     assert len(ids) == 4
 
 
+def test_router_that_asks_all_says_that_it_returns_fewer_documents(folder, write_router, tmp_path):
+    rows = [{"_id": f"d{row}", "text": f"machine {row}"} for row in range(130)]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ("-o", "idx", "--view", "dense")
+    made = nearfar("index", folder / "bert", "corpus.jsonl", *options, folder=tmp_path)
+    assert made.returncode == 0, made.stderr
+    command = ("search", "idx", "machine", "--json", "-k", 130, "--router", "router")
+    for gain, is_told in ((0.1, False), (-0.1, True)):
+        write_router(tmp_path, [gain, -0.1], ["bm25", "index:idx/views/dense"])
+        process = nearfar(*command, folder=tmp_path)
+        count = len(json.loads(process.stdout))
+        assert (
+            f"{count} hits: the first 101 of each view are combined" in process.stderr
+        ) == is_told
+        assert (count < 130) == is_told
+
+
 @pytest.fixture(scope="module")
 def late_folder(toy_folder, tmp_path_factory):
     """An index of a late-interaction model, which is a view or not, and judged queries on it."""

@@ -138,17 +138,18 @@ def _search(
     searcher: "Searcher", text: str, reference: str | None, k: int, hybrid: bool
 ) -> "list[Hit]":
     """Returns the hits of a text, or of an image in its place."""
-    if reference is None:
-        from trainer.retrieval.fusion import FUSED_DOCUMENTS as DEPTH
+    from trainer.retrieval.fusion import FUSED_DOCUMENTS as DEPTH
 
+    if reference is None:
         hits = searcher.search([text], k)[0]
-        if hybrid and DEPTH <= len(hits) < min(k, searcher.count):
-            terminal.tell(f"{len(hits)} hits: --hybrid combines the first {DEPTH} of each view")
-        return hits
-    if hybrid:
-        names = ", ".join(part.index.folder.name for part in searcher.views)
-        terminal.tell(f"an image is compared with views of images alone: {names}")
-    return searcher.search_by_image(reference, k)
+    else:
+        if hybrid:
+            names = ", ".join(part.index.folder.name for part in searcher.views)
+            terminal.tell(f"an image is compared with views of images alone: {names}")
+        hits = searcher.search_by_image(reference, k)
+    if searcher.is_combined and DEPTH <= len(hits) < min(k, searcher.count):
+        terminal.tell(f"{len(hits)} hits: the first {DEPTH} of each view are combined")
+    return hits
 
 
 def _print(hits: "list[Hit]", explanation: "Explanation", as_json: bool) -> None:

@@ -166,6 +166,11 @@ class Searcher:
         first = self.views[0] if self.views else self.words
         return 0 if first is None else first.index.manifest.count
 
+    @property
+    def is_combined(self) -> bool:
+        """Whether the first `FUSED_DOCUMENTS` hits of several searches are combined."""
+        return len(self.views) + (self.words is not None) > 1
+
     def search(self, questions: Sequence[str], k: int = 10) -> list[list[Hit]]:
         """Returns the k best documents per question, best first; BadData for a blank question."""
         if not all(question.strip() for question in questions):
