@@ -534,6 +534,8 @@ def search(
     """
     if (questions is None) == (image is None):
         raise TypeError("search() takes questions or an image; give one of the two")
+    if k < 1:
+        raise ValueError(f"k is {k}; ask for at least one document")
     if router is not None:
         options_in_words = image is not None and (rerank is not None or cost is not None)
         _check_alone(model, view, hybrid, weights is not None, options_in_words)

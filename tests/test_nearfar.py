@@ -182,6 +182,8 @@ def test_documents_are_added_to_all_views_replaced_and_deleted(settings, tmp_pat
     ):
         with pytest.raises(nearfar.NearfarError, match="is not a view and a weight above 0"):
             nearfar.search(place, "a new machine", hybrid=True, weights=bad)
+    with pytest.raises(ValueError, match="k is -1; ask for at least one document"):
+        nearfar.search(place, "a new machine", k=-1, hybrid=True)
     as_text = nearfar.search(place, "a new machine", hybrid=True, weights="words=0.3,bm25=0.7")
     assert as_text[0].score == by_weights.score
     with pytest.raises(TypeError, match="cost is that of a router"):
