@@ -5,7 +5,9 @@ import re
 import shutil
 
 import pytest
+from report.conftest import toy_settings
 
+import nearfar
 from trainer.errors import BadFolder
 from trainer.report.charts.length_chart import length_chart
 from trainer.report.read import read_run
@@ -28,6 +30,18 @@ def test_run_measures_lengths_of_whole_texts(toy_run):
     assert (queries.texts, queries.cut_texts, sum(queries.bins)) == (49, 0, 49)
     assert (documents.texts, documents.cut_texts, sum(documents.bins)) == (49, 3, 46)
     assert documents.cut_share == pytest.approx(3 / 49)
+
+
+def test_run_warns_before_the_first_step_where_many_texts_are_cut(tmp_path, toy_folder, capsys):
+    settings = toy_settings(tmp_path, toy_folder("bert"))
+    settings["model"]["document_max_length_tokens"] = 4
+    settings["optimization"]["max_steps"] = 1
+    nearfar.fit(settings)
+    console = capsys.readouterr().err
+    (warning,) = [line for line in console.splitlines() if "are cut" in line]
+    assert "of 49 sampled document texts are longer than 4 tokens" in warning
+    assert "model.document_max_length_tokens" in warning
+    assert console.index("are cut") < console.index("validation at step 1")
 
 
 def test_report_shows_the_data(toy_run):

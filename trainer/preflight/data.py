@@ -15,9 +15,6 @@ from trainer.preflight.findings import Findings
 from trainer.preflight.planned_run import PlannedRun
 from trainer.recipe.schema.families import Recipe
 
-MANY_CUT_RATIO = 0.1
-"""A larger share of texts that are cut gives a warning."""
-
 
 def check_data(findings: Findings, run: PlannedRun) -> DataSets | None:
     """Adds findings about the data. Returns the data, or None if a part cannot be read."""
@@ -89,14 +86,8 @@ def check_lengths(
     """Adds findings about the lengths of queries and documents, and returns the lengths."""
     lengths_by_role = measure_lengths(encoder, data.train, run.recipe.negatives_per_query)
     for role, lengths in zip(("query", "document"), lengths_by_role, strict=True):
-        text = (
-            f"{lengths.cut_texts:,} of {lengths.texts:,} sampled {role} texts are longer than"
-            f" {lengths.limit_tokens} tokens and are cut; {lengths.mean_tokens:.0f} tokens on"
-            " average"
-        )
-        if lengths.cut_texts > MANY_CUT_RATIO * lengths.texts:
-            advice = f"raise model.{role}_max_length_tokens, or split the texts into passages"
-            findings.add("warning", "lengths", f"{text}; {advice}")
+        if warning := lengths.warning(role):
+            findings.add("warning", "lengths", warning)
         else:
-            findings.add("ok", "lengths", text)
+            findings.add("ok", "lengths", lengths.summary(role))
     return lengths_by_role

@@ -9,23 +9,29 @@ import numpy as np
 
 from trainer.batch import identity
 from trainer.build.data import DataSets, leaked_queries
-from trainer.build.data_facts.lengths import measure_lengths
+from trainer.build.data_facts.lengths import Lengths, measure_lengths
 from trainer.build.job import Job
 from trainer.data.near_duplicates import find_near_identical, normal_form
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.data.rows import Rows, count_duplicate_pairs
 from trainer.runtime.attempts import write_json
+from trainer.runtime.console import say
 
 MOST_COMPARED_PAIRS = 50_000
 """With more training pairs, near-identical queries are not searched: `nearfar data check` does."""
 
 
 def write_data_facts(job: Job, path: Path, may_have_changed: bool) -> None:
-    """Writes `data.json`. A continued run has it already, so it is kept unless data or settings
-    may have changed.
+    """Writes `data.json`, and warns if many texts are cut. A continued run has the file already, so
+    it is kept unless data or settings may have changed.
     """
-    if may_have_changed or not path.exists():
-        write_json(path, data_facts(job))
+    if not may_have_changed and path.exists():
+        return
+    facts = data_facts(job)
+    write_json(path, facts)
+    for role, lengths in facts["lengths"].items():
+        if warning := Lengths(**lengths).warning(role):
+            say(f"warning: {warning}")
 
 
 def data_facts(job: Job) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadText
 from trainer.models.encoder import Encoder
+from trainer.report.next_steps import MANY_CUT_RATIO
 
 SAMPLE_ROWS = 1000
 """Number of rows whose texts are measured."""
@@ -30,6 +31,20 @@ class Lengths:
     """Bin i counts the texts of i * bin_tokens + 1 to (i + 1) * bin_tokens tokens, without those
     that are cut.
     """
+
+    def summary(self, role: str) -> str:
+        """Says how many texts of the role are cut, and how long they are."""
+        return (
+            f"{self.cut_texts:,} of {self.texts:,} sampled {role} texts are longer than"
+            f" {self.limit_tokens} tokens and are cut; {self.mean_tokens:.0f} tokens on average"
+        )
+
+    def warning(self, role: str) -> str | None:
+        """The summary and what to do; None where few texts are cut."""
+        if self.cut_texts <= MANY_CUT_RATIO * self.texts:
+            return None
+        advice = f"raise model.{role}_max_length_tokens, or split the texts into passages"
+        return f"{self.summary(role)}; {advice}"
 
 
 def measure_lengths(encoder: Encoder, rows: Rows, negatives: int) -> tuple[Lengths, Lengths]:
