@@ -26,6 +26,7 @@ TEXTS = [f"{first} {second}" for first in WORDS for second in WORDS]
         ((0.79, 0.70, 0.60), (0.7, 0.79), 2),
         ((0.80, 0.80, 0.80), (0.3, 0.8), 3),
         ((0.90, 0.80, 0.80), (0.7, 0.9), 2),
+        ((0.78, 0.75, 0.79), (0.5, 0.75), 3),
     ],
 )
 def test_smallest_share_with_most_of_the_gain_is_chosen(scores, choice, count):

@@ -75,7 +75,8 @@ class ValidationSection(Section):
         False,
         description=(
             "after training, also measure weights between those from before training and the best"
-            " ones, and save the smallest change that keeps 90 % of the gain"
+            " ones, and save the smallest change, at least half of it, that keeps 80 % of the gain;"
+            " less than half only if it is the best"
         ),
     )
 
