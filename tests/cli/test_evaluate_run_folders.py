@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from verbs import command_caller
 
 from trainer.cli.cut import blend
@@ -50,7 +51,11 @@ def test_run_folder_is_measured_on_its_own_test_set(make_run, judged_file, tmp_p
 
 
 def test_run_folder_is_blended_as_its_model(make_run, toy_folder, tmp_path) -> None:
-    ended = command_caller(blend)(toy_folder("bert"), make_run(), "-o", tmp_path / "half")
+    run = make_run()
+    path = run / "model/model.safetensors"
+    weights = {name: 2 * weight for name, weight in load_file(path).items()}
+    save_file(weights, path, {"format": "pt"})
+    ended = command_caller(blend)(toy_folder("bert"), run, "-o", tmp_path / "half")
     assert "0.7 of the way" in ended.stdout
     assert (tmp_path / "half/config.json").is_file()
 

@@ -45,7 +45,7 @@ def test_router_is_learned_measured_and_asked(data, tmp_path, toy_folder):
         nearfar.route_ask(router, ["zq3", " "])
     with pytest.raises(nearfar.NearfarError, match="a cost of 0 is too little"):
         nearfar.route_evaluate(router, data, cost=0.0)
-    for cost in (-0.1, 7, float("nan")):
+    for cost in (-0.1, 7.0, float("nan")):
         with pytest.raises(nearfar.NearfarError, match="no share of the cost of all routes"):
             nearfar.route_ask(router, "zq3", cost=cost)
     with pytest.raises(nearfar.NearfarError, match="two or more routes"):
