@@ -243,7 +243,7 @@ def searched_views(folder: Path, names: Collection[str] = ()) -> list[Path]:
     return [views[name] for name in names or views]
 
 
-def parse_weights(weights: str | Mapping[str, float]) -> dict[str, float]:
+def parse_weights(weights: str | Mapping[str, object]) -> dict[str, float]:
     """Returns the weights that a user gave, as text or by name; none for `ranks`. Raises BadRecipe.
 
     >>> parse_weights("dense=2,sparse=0.5")
