@@ -1,6 +1,8 @@
-"""Calls commands in the process of a test."""
+"""Calls commands in the process of a test, or in an interpreter that has imported nothing."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,27 @@ def command_caller(
         return result
 
     return call
+
+
+def start(*words: str, folder: Path) -> tuple[int, bool, str]:
+    """Runs `nearfar WORDS` in a new interpreter, in `folder`. Returns its exit code, whether it
+    imported torch, and its standard error.
+    """
+    code = (
+        "import sys; sys.argv[0] = 'nearfar'; from trainer.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=folder,
+    )
+    assert ended.stdout, ended.stderr
+    exit_code, has_torch = ended.stdout.split()
+    return int(exit_code), has_torch == "True", ended.stderr
 
 
 def remove_layers_field(index: Path) -> None:

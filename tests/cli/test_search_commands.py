@@ -1,13 +1,11 @@
 """encode, index, search and evaluate as a person calls them, in one process to be quick."""
 
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 from encoded import encode as vectors_of
-from verbs import command_caller, remove_layers_field
+from verbs import command_caller, remove_layers_field, start
 
 from trainer.cli.encode import encode
 from trainer.cli.evaluate import evaluate
@@ -226,16 +224,9 @@ def test_evaluate_refuses_bad_options_before_it_computes(model, beir):
 
 
 def test_missing_index_is_refused_before_heavy_imports(tmp_path):
-    code = (
-        "import sys; sys.argv = ['nearfar', 'search', 'none', 'a disk']; from trainer.cli.main"
-        " import main\ntry: main()\nexcept SystemExit as end: print(end.code, 'torch' in"
-        " sys.modules)"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path
-    )
-    assert ended.stdout.split() == ["2", "False"], ended.stderr
-    assert "none does not exist" in ended.stderr
+    exit_code, has_torch, errors = start("search", "none", "a disk", folder=tmp_path)
+    assert (exit_code, has_torch) == (2, False), errors
+    assert "none does not exist" in errors
 
 
 def test_search_tells_what_it_waits_for(model, corpus, tmp_path):

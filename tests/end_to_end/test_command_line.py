@@ -16,6 +16,7 @@ from pathlib import Path
 import forked
 import numpy as np
 import pytest
+from verbs import start
 
 from trainer.models.files.packaged import packaged_folder
 from trainer.recipe.load import load_recipe
@@ -332,15 +333,10 @@ class TestRefused:
         assert not runs.exists()
 
     def test_mistyped_key_is_refused_before_heavy_imports(self):
-        code = (
-            "import sys; sys.argv = ['nearfar', 'fit', 'recipes/quickstart.yaml',"
-            " 'optimization.batchsize=8']; from trainer.cli.main import main\ntry: main()\nexcept"
-            " SystemExit as end: print(end.code, 'torch' in sys.modules)"
+        exit_code, has_torch, errors = start(
+            "fit", "recipes/quickstart.yaml", "optimization.batchsize=8", folder=REPOSITORY
         )
-        ended = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=REPOSITORY
-        )
-        assert ended.stdout.split() == ["2", "False"], ended.stderr
+        assert (exit_code, has_torch) == (2, False), errors
 
     def test_data_without_a_possible_validation_part_are_refused(self, tmp_path):
         rows, runs = tmp_path / "one.jsonl", tmp_path / "runs"

@@ -67,6 +67,12 @@ def toy_settings(folder: Path, backbone: Path) -> dict:
     }
 
 
+@pytest.fixture
+def settings(tmp_path, toy_folder) -> dict:
+    """The recipe of `toy_run`, to change."""
+    return toy_settings(tmp_path, toy_folder("bert"))
+
+
 @pytest.fixture(scope="session")
 def toy_run(tmp_path_factory, toy_folder) -> Path:
     """The folder of a finished run. Copy it before changing it."""

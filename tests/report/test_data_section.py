@@ -5,7 +5,6 @@ import re
 import shutil
 
 import pytest
-from report.conftest import toy_settings
 
 import nearfar
 from trainer.errors import BadFolder
@@ -32,8 +31,7 @@ def test_run_measures_lengths_of_whole_texts(toy_run):
     assert documents.cut_share == pytest.approx(3 / 49)
 
 
-def test_run_warns_before_the_first_step_where_many_texts_are_cut(tmp_path, toy_folder, capsys):
-    settings = toy_settings(tmp_path, toy_folder("bert"))
+def test_run_warns_before_the_first_step_where_many_texts_are_cut(settings, capsys):
     settings["model"]["document_max_length_tokens"] = 4
     settings["optimization"]["max_steps"] = 1
     nearfar.fit(settings)

@@ -1,6 +1,6 @@
 """`data.json` of a run: what the data of a run contain, for the report and the model card."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,15 +27,16 @@ def write_data_facts(job: Job, path: Path, may_have_changed: bool) -> None:
     """
     if not may_have_changed and path.exists():
         return
-    facts = data_facts(job)
-    write_json(path, facts)
-    for role, lengths in facts["lengths"].items():
-        if warning := Lengths(**lengths).warning(role):
+    by_role = measure_lengths(job.encoder, job.data.train, job.recipe.negatives_per_query)
+    lengths = dict(zip(("query", "document"), by_role, strict=True))
+    write_json(path, data_facts(job, lengths))
+    for role, summary in lengths.items():
+        if warning := summary.warning(role):
             say(f"warning: {warning}")
 
 
-def data_facts(job: Job) -> dict[str, Any]:
-    """Returns counts, lengths, duplicates and leaks, as values for JSON.
+def data_facts(job: Job, lengths: Mapping[str, Lengths]) -> dict[str, Any]:
+    """Returns counts, lengths by role, duplicates and leaks, as values for JSON.
 
     {"training": {"pairs": n, "queries": n, "documents": n, "duplicate_pairs": n},
      "validation": {"queries": n, "documents": n},       "documents": those that are searched
@@ -46,7 +47,6 @@ def data_facts(job: Job) -> dict[str, Any]:
      "remarks": [text]}
     """
     data = job.data
-    lengths = measure_lengths(job.encoder, data.train, job.recipe.negatives_per_query)
     return {
         "training": _training(data),
         "validation": _counts(data.validation),
@@ -58,10 +58,7 @@ def data_facts(job: Job) -> dict[str, Any]:
             for kind, count in _leaks(data, judged_set)
             if count
         ],
-        "lengths": {
-            role: asdict(summary)
-            for role, summary in zip(("query", "document"), lengths, strict=True)
-        },
+        "lengths": {role: asdict(summary) for role, summary in lengths.items()},
         "remarks": list(data.remarks),
     }
 

@@ -155,10 +155,7 @@ def read_texts(
 def _id_and_text(record: Record, report: ReadReport) -> tuple[str | None, str]:
     """Returns the id and text of a record. One with an invalid field is set aside and has no id."""
     values = record.values
-    key = text_id(values)
-    if not isinstance(key, str) or not key:
-        reason = f"the field '_id' is {type_name(key)}, expected a text"
-        report.set_aside(BadRow(record.source, reason))
+    if (key := read_id(record, report)) is None:
         return None, ""
     text, title = values.get("text", values.get("title")), values.get("title")
     for name, value in (("text", text), ("title", title)):
@@ -183,6 +180,16 @@ def text_id(values: Mapping[str, Any]) -> Any:
     """
     key = values.get("_id", values.get("id"))
     return str(key) if isinstance(key, int) and not isinstance(key, bool) else key
+
+
+def read_id(record: Record, report: ReadReport) -> str | None:
+    """Returns the id of a record. One without an id is set aside."""
+    key = text_id(record.values)
+    if isinstance(key, str) and key:
+        return key
+    reason = f"the field '_id' is {type_name(key)}, expected a text"
+    report.set_aside(BadRow(record.source, reason))
+    return None
 
 
 def judgements_with_texts(

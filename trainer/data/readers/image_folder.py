@@ -10,13 +10,13 @@ from trainer.data.readers.beir import (
     Judgement,
     folder_member,
     judgements_with_texts,
+    read_id,
     read_qrels,
     read_texts,
-    text_id,
 )
 from trainer.data.readers.image_rows import checked_reference
 from trainer.data.readers.json_lines import Record, read_json_lines
-from trainer.data.readers.report import BadRow, ReadReport, type_name
+from trainer.data.readers.report import BadRow, ReadReport
 from trainer.data.readers.table import read_columnar
 from trainer.data.rows import Row
 from trainer.progress import count_items
@@ -101,11 +101,9 @@ def _read_images(path: Path, ids: Set[str] | None, report: ReadReport) -> dict[s
         if isinstance(record, BadRow):
             report.set_aside(record)
             continue
-        key = text_id(record.values)
-        if not isinstance(key, str) or not key:
-            reason = f"the field '_id' is {type_name(key)}, expected a text"
-            report.set_aside(BadRow(record.source, reason))
-        elif images.get(key):
+        if (key := read_id(record, report)) is None:
+            continue
+        if images.get(key):
             report.duplicate_ids += 1
         elif ids is None or key in ids:
             value = record.values.get("image")

@@ -167,9 +167,13 @@ class Searcher:
         return 0 if first is None else first.index.manifest.count
 
     @property
+    def _searches(self) -> list[SearchedIndex | SearchedWords]:
+        return [*self.views, *([] if self.words is None else [self.words])]
+
+    @property
     def is_combined(self) -> bool:
         """Whether the first `FUSED_DOCUMENTS` hits of several searches are combined."""
-        return len(self.views) + (self.words is not None) > 1
+        return len(self._searches) > 1
 
     def search(self, questions: Sequence[str], k: int = 10) -> list[list[Hit]]:
         """Returns the k best documents per question, best first; BadData for a blank question."""
@@ -215,14 +219,12 @@ class Searcher:
         self, questions: Sequence[str], k: int, role: Role = "query"
     ) -> list[list[Hit]]:
         """Returns the k best documents per question before re-ranking, as all views know them."""
-        searches: list[SearchedIndex | SearchedWords] = [*self.views]
-        if self.words is not None:
-            searches.append(self.words)
-        if len(searches) == 1:
-            first = searches[0].hits(questions, k, role)
-        else:
-            rankings = [search.hits(questions, FUSED_DOCUMENTS, role) for search in searches]
+        if self.is_combined:
+            rankings = [search.hits(questions, FUSED_DOCUMENTS, role) for search in self._searches]
             first = [fuse_hits(parts, self.weights, k) for parts in zip(*rankings, strict=True)]
+        else:
+            (search,) = self._searches
+            first = search.hits(questions, k, role)
         return [[self._documents.complete(hit) for hit in documents] for documents in first]
 
     @staticmethod
