@@ -66,9 +66,9 @@ def test_evaluation_is_shown_before_a_disk_refuses_its_file(tmp_path, is_full):
         place = disk / "out.json"
         ended = nearfar("evaluate", "bm25", "--data", judged, "--out", place)
         files = [path.name for path in disk.iterdir()]
-    reason = "No space left on device" if is_full else "Read-only file system"
+    reason = "No space left on device; free some space, or" if is_full else "Read-only file system;"
     assert ended.returncode == 2
-    assert f"error: {place}: {reason}; free some space, or name a place" in ended.stderr
+    assert f"error: {place}: {reason} name a place you may write to" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert "nDCG@10" in ended.stdout
     assert files == ["ballast"] * is_full

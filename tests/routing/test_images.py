@@ -137,6 +137,10 @@ def test_ids_of_images_may_be_numbers_and_a_table_of_texts_has_no_images(folder,
     texts = [{"_id": f"q{number}", "text": "in words"} for number in NUMBERS]
     pq.write_table(pa.Table.from_pylist(texts), data / "queries.parquet")
     assert read_retrieval_set(str(data), "dev").queries[0] == caption(0)
+    pq.write_table(
+        pa.Table.from_pylist([], pa.schema([("_id", "string")])), data / "queries.parquet"
+    )
+    assert "queries.parquet is empty" in read_rows(str(data), split="dev").report.remark
 
 
 def test_other_commands_leave_images_out_and_say_so(folder):

@@ -127,8 +127,10 @@ def test_no_metadata_and_no_router_are_refused(folder, tmp_path):
     seal(folder)
     with pytest.raises(BadFolder, match="is damaged"):
         Router.open(folder)
-    with pytest.raises(BadFolder, match="is no router; make one"):
+    with pytest.raises(BadFolder, match="is no router; make a router with"):
         Router.open(tmp_path)
+    with pytest.raises(BadFolder, match="routr does not exist; did you mean .*router"):
+        Router.open(folder.parent / "routr")
 
 
 def test_index_and_router_are_not_mistaken_for_each_other(folder, tmp_path):

@@ -171,7 +171,8 @@ def _disk_refusal(error: Exception) -> BadFolder | None:
     if not isinstance(error, OSError) or error.errno not in (*DISK_FULL, EROFS, EACCES):
         return None
     place = f"{error.filename}: " if error.filename else ""
-    return BadFolder(f"{place}{error.strerror}; free some space, or name a place you may write to")
+    advice = "free some space, or " if error.errno in DISK_FULL else ""
+    return BadFolder(f"{place}{error.strerror}; {advice}name a place you may write to")
 
 
 def _report(error: NearfarError) -> None:

@@ -32,6 +32,7 @@ from trainer.storage.manifest import (
     verify_files,
     write_manifest,
 )
+from trainer.storage.near_paths import nearest_path
 
 ALL_ROUTES = -1
 """The choice to ask all routes, and to combine what they find."""
@@ -110,7 +111,9 @@ class Router:
         from safetensors import SafetensorError, safe_open
 
         if not (folder / MANIFEST).is_file():
-            raise BadFolder(f"{folder} is no router; make one with `nearfar route fit`")
+            problem = "is no router" if folder.exists() else "does not exist"
+            advice = nearest_path(folder) or "; make a router with `nearfar route fit`"
+            raise BadFolder(f"{folder} {problem}{advice}")
         _check_is_no_index(folder)
         try:
             settings = _settings(folder)

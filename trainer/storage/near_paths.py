@@ -12,6 +12,11 @@ _LISTED_ENTRIES = 10_000
 """Entries of a folder that are compared with a name."""
 
 
+def missing_path(path: str | Path) -> str:
+    """Returns the message for a path that does not exist, with a similar one that does."""
+    return f"{path} does not exist{nearest_path(path) or '; check the path.'}"
+
+
 def nearest_path(path: str | Path) -> str:
     """Returns `; did you mean PATH?` with a similar path that exists, or "" if there is none.
 

@@ -16,7 +16,7 @@ from trainer.data.readers.read import layout_of
 from trainer.data.readers.report import BadRow, ReadReport, type_name
 from trainer.errors import BadData
 from trainer.images.decode import IMAGE_SUFFIXES
-from trainer.storage.near_paths import nearest_path
+from trainer.storage.near_paths import missing_path
 
 
 def read_image_corpus(
@@ -67,7 +67,7 @@ def _records(path: Path, report: ReadReport) -> tuple[Path, Iterator[Record | Ba
             return path, _image_files(path, report)
         path = corpus
     if not path.exists():
-        raise BadData(f"{path} does not exist{nearest_path(path) or '; check the path.'}")
+        raise BadData(missing_path(path))
     layout = layout_of(path)
     if layout is None:
         raise BadData(

@@ -3,7 +3,8 @@ has them for texts, and a training file of pairs. Queries that are images are in
 also in a BEIR folder.
 """
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
+from itertools import chain
 from pathlib import Path
 
 from trainer.data.readers.beir import (
@@ -48,10 +49,14 @@ def read_image_queries(folder: Path, report: ReadReport, ids: Set[str]) -> dict[
     path = folder_member(folder, _IMAGE_QUERIES)
     if path is None:
         return {}
-    first_record = next(read_columnar(path), None)
-    if first_record is None or "image" not in first_record.values:
+    records = read_columnar(path)
+    first_record = next(records, None)
+    if first_record is None:
+        report.notes.append(f"{_IMAGE_QUERIES} is empty")
+        return {}
+    if "image" not in first_record.values:
         return {}  # the texts of queries.jsonl in another format
-    return _read_images(path, ids, report)
+    return _read_images(path, chain([first_record], records), ids, report)
 
 
 def judgements_in_words(folder: Path, split: str, report: ReadReport) -> list[Judgement]:
@@ -76,7 +81,11 @@ def judged_images(
     ids = None if whole_corpus else {item.document for item in judgements}
     path = corpus_file(folder)
     assert path is not None
-    images = {key: value for key, value in _read_images(path, ids, report).items() if value}
+    images = {
+        key: value
+        for key, value in _read_images(path, _records(path), ids, report).items()
+        if value
+    }
     bad_lines = {"corpus.jsonl": report.bad_count - bad_before}
     complete = judgements_with_texts(judgements, captions, images, bad_lines, report)
     return complete, captions, images
@@ -91,12 +100,14 @@ def image_folder_rows(folder: Path, split: str, report: ReadReport) -> Iterator[
             yield Row(captions[item.query], images[item.document], source=item.source)
 
 
-def _read_images(path: Path, ids: Set[str] | None, report: ReadReport) -> dict[str, str]:
-    """Returns the references of the images of a table by id, of all or of these ids only; "" for an
-    image that cannot be used.
+def _read_images(
+    path: Path, records: Iterable[Record | BadRow], ids: Set[str] | None, report: ReadReport
+) -> dict[str, str]:
+    """Returns the references of the images of the table at `path` by id, of all or of these ids
+    only; "" for an image that cannot be used.
     """
     images: dict[str, str] = {}
-    for record in count_items(_records(path), f"reading {path}", "images"):
+    for record in count_items(records, f"reading {path}", "images"):
         report.rows_read += 1
         if isinstance(record, BadRow):
             report.set_aside(record)

@@ -29,7 +29,7 @@ from trainer.data.readers.table import read_columnar, read_delimited
 from trainer.data.rows import Row, Rows, RowWriter, count_duplicate_pairs, map_table
 from trainer.errors import BadData
 from trainer.progress import count_items
-from trainer.storage.near_paths import nearest_path
+from trainer.storage.near_paths import missing_path
 
 Split = Literal["train", "dev", "test"]
 
@@ -168,7 +168,7 @@ def _open_records(source: str, split: Split, report: ReadReport) -> Iterator[Rec
         report.layout = layout.name
         return layout.read(path)
     if any(suffix in LAYOUTS for suffix in path.suffixes) or path.is_absolute():
-        raise BadData(f"{source} does not exist{nearest_path(source) or '; check the path.'}")
+        raise BadData(missing_path(source))
     check_hub_name(source)
     report.layout = "hub data set"
     return read_hub(source, split)
