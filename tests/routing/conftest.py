@@ -57,7 +57,7 @@ def write_router():
     return _write_router
 
 
-def _write_router(folder, gains, routes=ROUTES, gains_of_questions=None):
+def _write_router(folder, gains, routes=ROUTES, gains_of_questions=None, texts=TEXTS):
     """A router that predicts the same gains for every query, or others with a question mark."""
     settings = RouterSettings(
         routes=list(routes),
@@ -72,5 +72,5 @@ def _write_router(folder, gains, routes=ROUTES, gains_of_questions=None):
     weights = np.zeros((len(routes), terms))
     if gains_of_questions is not None:
         weights[:, FEATURES.index("question mark")] = np.subtract(gains_of_questions, gains)
-    router = Router(settings, WordCounts.of(TEXTS), zeros, ones, weights, np.array(gains))
+    router = Router(settings, WordCounts.of(texts), zeros, ones, weights, np.array(gains))
     router.save(folder / "router", replace=True)

@@ -186,7 +186,7 @@ def test_costs_are_shares_of_the_time_of_all_routes_that_can_answer():
         documents[:50],
     )
     answers = replace(words, image_routes=("index:b",), images=images)
-    evaluation = evaluate_router(fit_router(answers, WordCounts.of(["x"])), answers, 0.5)
+    evaluation = evaluate_router(fit_router(answers, WordCounts.of(ids)), answers, 0.5)
     total = 100 * 20 + 50 * 20
     costs = {row.name: row.cost for row in evaluation.rows}
     assert costs["bm25"] == pytest.approx(100 * 2 / total)

@@ -13,6 +13,7 @@ from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
 from trainer.data.retrieval_set import RetrievalSet
 from trainer.errors import BadData, BadFolder, BadRecipe
+from trainer.retrieval.bm25 import Bm25
 from trainer.routing import fit
 from trainer.routing.answers import RouteAnswers
 from trainer.routing.features import FEATURES, WordCounts, query_features
@@ -134,6 +135,20 @@ def test_router_is_no_worse_than_a_route_alone_on_the_queries_it_learned_from(wo
     lines = list(curve_lines(router))
     assert lines[-1].endswith(" at a cost of 1.00")
     assert lines[-2].endswith("at a cost of 0.67, asks model alone")
+
+
+@pytest.mark.parametrize("query", ["zq7 nowhere", "Zq7", "unheard words", "how", "the", "?!", "z"])
+def test_query_has_a_word_of_the_documents_where_bm25_finds_one(query):
+    documents = ["how to list the disk zq7", "the how"]
+    ((rows, _),) = Bm25(documents).best([query], 1)
+    assert WordCounts.of(documents).has_word_of(query) == bool(rows.size)
+
+
+def test_bm25_is_not_asked_alone_for_words_that_no_document_has(router, words):
+    assert router.choose(["zq7", "xq7", "zq7 xq7"], limit=0.1).tolist() == [0, ALL_ROUTES, 0]
+    always_bm25 = fit.fit_router(judged_answers(lambda _: (0.8, 0.3, 0.5)), words)
+    choices = always_bm25.choose(["zq7", "the of"]).tolist()
+    assert choices == [0, ALL_ROUTES]
 
 
 def test_unsure_router_asks_all():

@@ -147,7 +147,8 @@ def test_deleted_documents_of_a_late_interaction_index_are_not_found_by_words(
 ):
     """Their texts stay in its files until a segment is written anew."""
     shutil.copytree(late_folder / "plain", late_folder / "changed")
-    write_router(late_folder, [0.1, 0.0], ["bm25", "index:changed"])
+    texts = [f"number{number}" for number in range(10)]
+    write_router(late_folder, [0.1, 0.0], ["bm25", "index:changed"], texts=texts)
     deleted = nearfar("delete", "changed", "d0", "d5", folder=late_folder)
     assert deleted.returncode == 0, deleted.stderr
     for number in (0, 1, 5, 6):

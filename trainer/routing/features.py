@@ -59,6 +59,15 @@ class WordCounts:
             return np.zeros(len(words), np.int64)
         return np.where(self.hashes[rows] == hashes, self.counts[rows], 0)
 
+    def has_word_of(self, query: str) -> bool:
+        """Returns True if BM25 finds a document for a query: one that has a word of it, which is no
+        stop word.
+        """
+        from bm25s.stopwords import STOPWORDS_EN
+
+        words = [word for word in _words(query) if word not in STOPWORDS_EN]
+        return bool(self.documents_with(words).any())
+
 
 def query_features(
     queries: Iterable[str], words: WordCounts

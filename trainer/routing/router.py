@@ -61,12 +61,19 @@ class Router:
         """Returns the number of the route of each query, or `ALL_ROUTES`.
 
         `limit` bounds the mean cost of a query, as a share of that of asking all. It holds for
-        queries like those that the router learned from. Raises BadRecipe if nothing is so cheap.
+        queries like those that the router learned from. BM25 is not asked alone where it cannot
+        find anything. Raises BadRecipe if nothing is so cheap.
         """
         rule = self.settings.best_rule(limit)
         if rule.route is not None:
-            return np.full(len(queries), rule.route)
-        return choose_routes(self.gains(queries), self.settings.costs, rule.price)
+            choices = np.full(len(queries), rule.route)
+        else:
+            choices = choose_routes(self.gains(queries), self.settings.costs, rule.price)
+        for row, choice in enumerate(choices):
+            is_by_words = choice != ALL_ROUTES and self.settings.routes[choice] == "bm25"
+            if is_by_words and not self.words.has_word_of(queries[row]):
+                choices[row] = ALL_ROUTES
+        return choices
 
     def route_names(self, queries: Sequence[str], limit: float = 1.0) -> list[str]:
         """Returns the name of the route of each query, or "all". See `choose`.
