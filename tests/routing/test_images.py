@@ -143,12 +143,12 @@ def test_ids_of_images_may_be_numbers_and_a_table_of_texts_has_no_images(folder,
     assert "queries.parquet is empty" in read_rows(str(data), split="dev").report.remark
 
 
-def test_other_commands_leave_images_out_and_say_so(folder):
+def test_images_are_left_out_of_what_cannot_read_them(folder):
     checked = run(folder, "data", "check", "data")
     assert "12 queries are images, left out of the pairs" in checked.stdout
     measured = run(folder, "evaluate", "bert", "--data", "data")
     assert "data test: 60 queries" in measured.stdout
-    assert "12 queries are images; only `nearfar route evaluate` asks them" in measured.stderr
+    assert "12 queries are images: no system here can answer them" in measured.stderr
 
 
 def test_view_of_images_answers_images_and_the_table_counts_them(folder, router):

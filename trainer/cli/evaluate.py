@@ -258,12 +258,11 @@ def _finish(
 
 def _write(comparison: "SystemComparison", out: Path | None, save_runs: Path | None) -> None:
     from trainer.evaluation.evaluation_file import write_evaluation
-    from trainer.evaluation.run_file import write_runs
 
     if out is not None:
         write_evaluation(comparison.evaluation, out)
     if save_runs is not None:
-        for path in write_runs(comparison.runs, comparison.judged_set.qrels, save_runs):
+        for path in comparison.write_runs(save_runs):
             terminal.tell(f"wrote {path}")
 
 
@@ -289,9 +288,10 @@ def _show(comparison: "SystemComparison", examples: int) -> None:
     from trainer.evaluation.table import comparison_lines, comparison_table, search_examples
 
     console, systems = Console(highlight=False), comparison.evaluation.systems
-    console.print(comparison_table(comparison.evaluation, console.width))
-    for line in comparison_lines(comparison.evaluation):
-        console.print(line)
+    for evaluation in filter(None, [comparison.evaluation, comparison.evaluation.image_queries]):
+        console.print(comparison_table(evaluation, console.width))
+        for line in comparison_lines(evaluation):
+            console.print(line)
     if limitation := comparison.evaluation.limitation:
         console.print(limitation_advice(limitation, "--corpus"))
     if examples and len(systems) > 1:

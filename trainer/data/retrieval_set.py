@@ -136,7 +136,8 @@ def with_images(retrieval_set: RetrievalSet) -> RetrievalSet:
     """Returns a set whose documents are references to images. It is usual to search only those of
     the set itself.
     """
-    return replace(retrieval_set, has_images=True, limitation="")
+    images = retrieval_set.image_queries and with_images(retrieval_set.image_queries)
+    return replace(retrieval_set, has_images=True, limitation="", image_queries=images)
 
 
 def set_name(source: str, split: Split) -> str:
@@ -289,9 +290,7 @@ def _read_folder(
         limitation=folder_limitation(folder, len(documents)),
     )
     if qrels := grades_by_query(by_image, images, documents):
-        _log.warning(
-            "%s: %d queries are images; only `nearfar route evaluate` asks them", folder, len(qrels)
-        )
+        _log.warning("%s: %d queries are images, apart from those in words", folder, len(qrels))
         references = tuple(map(images.__getitem__, qrels))
         image_set = replace(retrieval_set, query_ids=tuple(qrels), queries=references, qrels=qrels)
         retrieval_set = replace(retrieval_set, image_queries=image_set)

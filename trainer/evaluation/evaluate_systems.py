@@ -10,8 +10,9 @@ from trainer.evaluation.evaluate import evaluate_run, measured_run
 from trainer.evaluation.image_text import CAPTION_METRICS
 from trainer.evaluation.judged_data import JudgedData, data_of_images, may_have_images
 from trainer.evaluation.metrics import RetrievalRun
-from trainer.evaluation.results import Evaluation, SystemResult, compare
-from trainer.evaluation.run_file import read_run_file
+from trainer.evaluation.results import Evaluation, Failure, SystemResult, compare
+from trainer.evaluation.run_file import read_run_file, write_runs
+from trainer.evaluation.systems.encoded_documents import EncodedDocuments
 from trainer.evaluation.systems.failures import SystemErrors
 from trainer.evaluation.systems.names import SystemName, parse_systems
 from trainer.evaluation.systems.open import DEFAULTS, DEPTH, SystemOpener, SystemSettings
@@ -30,6 +31,13 @@ class SystemComparison:
     judged_set: RetrievalSet
     runs: dict[str, RetrievalRun]
     """The documents that were measured, by the name of the system."""
+    by_image: "SystemComparison | None" = None
+    """The same for the queries that are images, by the systems that hold images."""
+
+    def write_runs(self, folder: Path) -> list[Path]:
+        """Writes run files and judgements, those of images to `images/`. Returns the paths."""
+        paths = write_runs(self.runs, self.judged_set.qrels, folder)
+        return paths + (self.by_image.write_runs(folder / "images") if self.by_image else [])
 
 
 def evaluate_systems(
@@ -51,8 +59,9 @@ def evaluate_systems(
     documents of each system. `find_model` returns the folder of a model for what a user wrote, such
     as the folder of a run. `on_measured` is called with each system while it is open.
 
-    A system that cannot be measured is among the failures of the evaluation. Raises BadRecipe when
-    a system is written wrongly or named twice, and the error of the systems if all fail.
+    Queries that are images are an evaluation of their own. A system that cannot be measured is
+    among the failures. Raises BadRecipe when one is written wrongly or named twice, and the error
+    of the systems if all fail.
     """
     names = parse_systems(systems)
     has_baseline = bm25 and SystemName("bm25") not in names
@@ -69,14 +78,49 @@ def evaluate_systems(
         dev_set = data.read_dev()
         names = _without_weights(names, judged_set, tell) if dev_set is None else names
     if index is not None:
-        layers = settings.layers or open_index(index).manifest.layers
-        settings = replace(settings, layers=layers)
-    opener = SystemOpener(Corpus.of(judged_set), settings, dev_set)
+        settings = replace(settings, layers=settings.layers or open_index(index).manifest.layers)
+    memory = EncodedDocuments() if judged_set.has_images and judged_set.image_queries else None
+    opener = SystemOpener(Corpus.of(judged_set), settings, dev_set, memory)
     _open_options(opener, names, reranker)
-    for number, name in enumerate(names):
-        attempts.measure(name, opener, judged_set, on_measured)
-        opener.close(names[number + 1 :])
-    return attempts.comparison(judged_set, data.split)
+    attempts.measure_all(names, opener, judged_set, on_measured)
+    result = attempts.comparison(judged_set, data.split)
+    return _with_image_queries(result, names, settings, memory, tell)
+
+
+def _with_image_queries(
+    comparison: SystemComparison,
+    names: Sequence[SystemName],
+    settings: SystemSettings,
+    memory: EncodedDocuments | None,
+    tell: Callable[[str], None],
+) -> SystemComparison:
+    """Returns a comparison together with that of the queries that are images, if there are any.
+
+    `memory` has the vectors of the images.
+    """
+    evaluation, judged_set = comparison.evaluation, comparison.judged_set.image_queries
+    if judged_set is None:
+        return comparison
+    failures = {failure.system for failure in evaluation.failures}
+    names = [name for name in names if str(name) not in failures and searches_images(name)]
+    if not names:
+        tell(f"{len(judged_set.queries):,} queries are images: no system here can answer them")
+        return comparison
+    judged_set = replace(judged_set, name=f"{judged_set.name}, images")
+    settings = replace(settings, query_role="document")
+    opener = SystemOpener(Corpus.of(judged_set), settings, encoded_documents=memory)
+    attempts = _Attempts(tell, has_baseline=False, by_image=True)
+    attempts.measure_all(names, opener, judged_set)
+    by_image = attempts.comparison(judged_set, evaluation.split) if attempts.runs else None
+    failures_by_image = [
+        replace(failure, system=f"{failure.system} by image") for failure in attempts.failures()
+    ]
+    evaluation = replace(
+        evaluation,
+        failures=(*evaluation.failures, *failures_by_image),
+        image_queries=by_image.evaluation if by_image else None,
+    )
+    return replace(comparison, evaluation=evaluation, by_image=by_image)
 
 
 def must_read_images(names: Sequence[SystemName], data: JudgedData) -> bool:
@@ -155,11 +199,14 @@ def _without_weights(
 class _Attempts:
     """The results of systems, and the errors of those that failed."""
 
-    def __init__(self, tell: Callable[[str], None], has_baseline: bool) -> None:
-        self._tell, self.has_baseline = tell, has_baseline
+    def __init__(
+        self, tell: Callable[[str], None], has_baseline: bool, by_image: bool = False
+    ) -> None:
+        """With `by_image`, the queries are images."""
+        self._tell, self.has_baseline, self._by_image = tell, has_baseline, by_image
         self._errors = SystemErrors(tell)
         self._results: list[SystemResult] = []
-        self._runs: dict[str, RetrievalRun] = {}
+        self.runs: dict[str, RetrievalRun] = {}
 
     def check(
         self, names: Sequence[SystemName], find_model: Callable[[str], str]
@@ -177,38 +224,47 @@ class _Attempts:
             self._errors.raise_error()
         return systems
 
-    def measure(
+    def measure_all(
         self,
-        name: SystemName,
+        names: Sequence[SystemName],
         opener: SystemOpener,
         judged_set: RetrievalSet,
-        on_measured: Callable[[System, RetrievalSet], None],
+        on_measured: Callable[[System, RetrievalSet], None] = lambda system, judged_set: None,
     ) -> None:
-        """Measures a system."""
-        self._tell(f"measuring {name}")
-        with self._errors.note_failure(str(name)):
-            system = opener.open(name)
-            if system.name in self._runs:
-                raise BadRecipe(f"{system.name} is measured already; name each system once")
-            queries = judged_set.queries_by_id
-            run = measured_run(system.search(queries, DEPTH), judged_set)
-            notes = filter(None, [system.note, _note_of_missing(run)])
-            result = evaluate_run(run, judged_set, system.name)
-            if judged_set.has_images:
-                reverse = opener.image_to_text(name, judged_set, result.query_ids)
-                metrics = {metric: result.metrics[metric] for metric in CAPTION_METRICS}
-                result = replace(result, metrics=metrics | reverse)
-            self._runs[system.name] = run
-            self._results.append(replace(result, note="; ".join(notes)))
-            on_measured(system, judged_set)
+        """Measures systems, one after the other, and closes what is not used any more."""
+        for number, name in enumerate(names):
+            self._tell(f"measuring {name}" + (" by image" if self._by_image else ""))
+            with self._errors.note_failure(str(name)):
+                system = self._measure(name, opener, judged_set)
+                on_measured(system, judged_set)
+            opener.close(names[number + 1 :])
+
+    def _measure(self, name: SystemName, opener: SystemOpener, judged_set: RetrievalSet) -> System:
+        system = opener.open(name)
+        if system.name in self.runs:
+            raise BadRecipe(f"{system.name} is measured already; name each system once")
+        run = measured_run(system.search(judged_set.queries_by_id, DEPTH), judged_set)
+        notes = filter(None, [system.note, _note_of_missing(run)])
+        result = evaluate_run(run, judged_set, system.name)
+        if judged_set.has_images and not self._by_image:
+            reverse = opener.image_to_text(name, judged_set, result.query_ids)
+            metrics = {metric: result.metrics[metric] for metric in CAPTION_METRICS}
+            result = replace(result, metrics=metrics | reverse)
+        self.runs[system.name] = run
+        self._results.append(replace(result, note="; ".join(notes)))
+        return system
+
+    def failures(self) -> tuple[Failure, ...]:
+        """Returns the systems that failed, and why."""
+        return self._errors.failures()
 
     def comparison(self, judged_set: RetrievalSet, split: str) -> SystemComparison:
         """Returns the results. Raises the error of the systems if all of them failed."""
         if self._errors and len(self._results) <= int(self.has_baseline):
             self._errors.raise_error()
         evaluation = compare(judged_set, split, self._results)
-        evaluation = replace(evaluation, failures=self._errors.failures())
-        return SystemComparison(evaluation, judged_set, self._runs)
+        evaluation = replace(evaluation, failures=self.failures())
+        return SystemComparison(evaluation, judged_set, self.runs)
 
 
 def _note_of_missing(run: RetrievalRun) -> str:

@@ -19,13 +19,14 @@ The file is one JSON object:
                       "difference": x, "low": x, "high": x, "p_value": p,
                       "better": count, "equal": count, "worse": count,
                       "corrected_p_value": p, "detectable": x or null}],
-     "general": [such an object for each general collection]}
+     "general": [such an object for each general collection],
+     "image_queries": such an object for the queries that are images, or null}
 
 "low" and "high" bound the 95 % bootstrap interval. Systems are in the order of a table; the last
 one is compared with each other one. Values and scores are rounded to six decimals.
 "corrected_p_value" is after Holm's correction, and "detectable" the smallest difference that the
-test would have seen. These two, "note", "failures", "leaked_queries", "limitation", "selection" and
-"general" may be missing, as in old files.
+test would have seen. These two, "note", "failures", "leaked_queries", "limitation", "selection",
+"general" and "image_queries" may be missing, as in old files.
 """
 
 import json
@@ -94,6 +95,7 @@ def _content(evaluation: Evaluation) -> dict[str, Any]:
             for comparison in evaluation.comparisons
         ],
         "general": [*map(_content, evaluation.general)],
+        "image_queries": evaluation.image_queries and _content(evaluation.image_queries),
     }
 
 
@@ -116,7 +118,7 @@ def read_evaluation(path: Path) -> Evaluation:
 
 def _evaluation(content: Mapping[str, Any]) -> Evaluation:
     query_ids = tuple(map(str, content["query_ids"]))
-    leaks = content.get("leaked_queries")
+    leaks, by_image = content.get("leaked_queries"), content.get("image_queries")
     return Evaluation(
         str(content["set"]),
         str(content["split"]),
@@ -133,6 +135,7 @@ def _evaluation(content: Mapping[str, Any]) -> Evaluation:
             for entry in content.get("failures", [])
         ),
         tuple(map(_evaluation, content.get("general", []))),
+        None if by_image is None else _evaluation(by_image),
     )
 
 

@@ -140,6 +140,8 @@ class Evaluation:
     """The systems that could not be measured."""
     general: "tuple[Evaluation, ...]" = ()
     """Base model and saved model on each general collection (`data.general`)."""
+    image_queries: "Evaluation | None" = None
+    """The systems that hold images, on the queries that are images; None if there are none."""
 
     def __repr__(self) -> str:
         rows = self._rows()

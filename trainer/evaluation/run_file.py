@@ -103,6 +103,7 @@ def make_runs_folder(folder: Path) -> None:
 
 def write_runs(runs: Mapping[str, RetrievalRun], qrels: Qrels, folder: Path) -> list[Path]:
     """Writes the run of each system, by its name, and `qrels.trec`. Returns the paths."""
+    make_runs_folder(folder)
     paths: list[Path] = []
     for name, run in runs.items():
         file_name = re.sub(r"[^\w.-]+", "_", name).strip("._")

@@ -52,7 +52,8 @@ def summary_of_evaluation(evaluation: Evaluation | None) -> dict[str, SummaryVal
 
     The names are `test/base/ndcg@10`, `test/base/ndcg@10_low`,
     `test/fine-tuned/difference_to_base`, `test/fine-tuned/p_value_to_base` and so on. Those of a
-    general collection begin with `general/NAME` instead of `test`.
+    general collection begin with `general/NAME` instead of `test`, and those of queries that are
+    images with `test/images`.
     """
     if evaluation is None:
         return {}
@@ -60,6 +61,8 @@ def summary_of_evaluation(evaluation: Evaluation | None) -> dict[str, SummaryVal
     for collection in evaluation.general:
         name = collection.set_name.removesuffix(f" {collection.split}")
         summary |= _summary_of_set(collection, f"general/{name}")
+    if evaluation.image_queries is not None:
+        summary |= _summary_of_set(evaluation.image_queries, f"{evaluation.split}/images")
     if (change := mean_change(evaluation)) is not None:
         summary["general/mean_change"] = change
     return summary

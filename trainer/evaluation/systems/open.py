@@ -51,7 +51,7 @@ class SystemSettings:
     rerank_depth: int = 100
     """The number of documents that a cross-encoder reorders."""
     query_role: Role = "query"
-    """With `document`, queries are references of images. Only indexes of images can be asked."""
+    """With `document`, queries are references of images, for models and indexes of images."""
 
 
 DEFAULTS = SystemSettings()
@@ -163,7 +163,12 @@ class SystemOpener:
                 label = self._with_cuts(name.value)
                 encoder = encoder.to(self._accelerator)
                 return ModelSystem(
-                    label, encoder, self._corpus, self._precision, self._encoded_documents
+                    label,
+                    encoder,
+                    self._corpus,
+                    self._precision,
+                    self._encoded_documents,
+                    self._settings.query_role,
                 )
 
     def _model(self, name: str) -> VectorEncoder:

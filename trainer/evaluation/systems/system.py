@@ -21,7 +21,7 @@ from trainer.models.contracts.text import Role
 from trainer.models.encoder import VectorEncoder
 from trainer.progress import phase
 from trainer.retrieval.bm25 import Bm25
-from trainer.retrieval.encoding.encode import encode_queries
+from trainer.retrieval.encoding.encode import encode_documents, encode_queries
 from trainer.retrieval.fusion import rank_documents
 from trainer.retrieval.indexes.dense import DenseIndex
 from trainer.retrieval.indexes.index import Index
@@ -95,9 +95,13 @@ class ModelSystem:
         corpus: Corpus,
         precision: Precision = "fp32",
         encoded_documents: EncodedDocuments | None = None,
+        query_role: Role = "query",
     ) -> None:
-        """`encoded_documents` remembers the vectors for a system of this name on another corpus."""
+        """`encoded_documents` remembers the vectors for a system of this name on another corpus.
+        With the role `document`, queries are references of images.
+        """
         self.name, self._encoder, self._corpus, self._precision = name, encoder, corpus, precision
+        self._encode = encode_documents if query_role == "document" else encode_queries
         self._documents, seconds = (encoded_documents or EncodedDocuments()).vectors(
             name, encoder, corpus.texts, precision
         )
@@ -108,7 +112,7 @@ class ModelSystem:
 
     def search(self, queries: Mapping[str, str], k: int) -> RetrievalRun:
         """Returns the k nearest documents per query."""
-        vectors = encode_queries(self._encoder, list(queries.values()), precision=self._precision)
+        vectors = self._encode(self._encoder, list(queries.values()), precision=self._precision)
         return nearest_run(
             vectors, self._documents, list(queries), self._corpus.ids, k, self._encoder
         )
