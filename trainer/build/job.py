@@ -16,8 +16,8 @@ from trainer.recipe.schema.families import Recipe
 from trainer.storage.visible import visible
 from trainer.strategies.machine.plan import Plan
 
-SHARES = (0.7, 0.5, 0.3)
-"""Shares of the change by training that a run may try to save, in this order."""
+MEASURED_SHARES = 2
+"""How many shares of the change by training a run measures (`choose_share`)."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Job:
         if (section := self.recipe.refresh_section) is not None:
             phases["mining negatives"] = -(-self.steps // section.every_steps)
         if self.recipe.validation.interpolate and not self.encoder.is_untrained:
-            phases["validation"] += len(SHARES)
+            phases["validation"] += MEASURED_SHARES
         if self.data.test is not None:
             times = 1 if self.encoder.is_untrained else 2
             phases |= {

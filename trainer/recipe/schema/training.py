@@ -74,9 +74,9 @@ class ValidationSection(Section):
     interpolate: bool = Field(
         False,
         description=(
-            "after training, also measure weights between those from before training and the best"
-            " ones, and save the smallest change, at least half of it, that keeps 80 % of the gain;"
-            " less than half only if it is the best"
+            "save half of the change by training, so that less is forgotten: the weights halfway"
+            " between those from before training and the best ones; 70 % or all of the change where"
+            " half keeps less than 80 % of the gain on validation, and 30 % where that is best"
         ),
     )
 
