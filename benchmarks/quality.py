@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from measuring.cuts import Cut, write_cut
-from measuring.data import DATA_SETS, REPOSITORY, present
+from measuring.data import DATA_SETS, REPOSITORY, model_folder, present
 from measuring.record import save, table
 
 SETS = {
@@ -43,9 +43,15 @@ CONTENDERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "full, 2 epochs": ("nearfar", FULL, {"optimization.epochs": 2}),
     "full 5e-5": ("nearfar", FULL, {"optimization.learning_rate": 5e-5}),
     "full 1e-4": ("nearfar", FULL, {"optimization.learning_rate": 1e-4}),
+    "LoRA, 2 epochs": ("nearfar", LORA, {"optimization.epochs": 2}),
+    "LoRA, 8 epochs": ("nearfar", LORA, {"optimization.epochs": 8}),
+    "LoRA, batch 32": ("nearfar", LORA, {"optimization.batch_size": 32}),
+    "full, batch 32": ("nearfar", FULL, {"optimization.batch_size": 32}),
     "LoRA, batch 128": ("nearfar", LORA, {"optimization.batch_size": 128}),
     "LoRA, rank 8": ("nearfar", LORA, {"model.tuning.rank": 8}),
     "LoRA, temperature 0.02": ("nearfar", LORA, {"objective.temperature": 0.02}),
+    "LoRA, both directions": ("nearfar", LORA, {"objective.symmetric": True}),
+    "LoRA, guide": ("nearfar", LORA, {"objective.guide": model_folder()}),
     "LoRA, replay": ("nearfar", LORA, {"data.train": "with replay"}),
 }
 """The library, the recipe, and changes to it."""
