@@ -15,15 +15,13 @@ from jaxtyping import Float
 from tokenizers import (
     Tokenizer,
     decoders,
-    models,
     normalizers,
     pre_tokenizers,
     processors,
-    trainers,
 )
 from torch import Tensor, nn
 from torch.nn import functional
-from toy_models import SENTENCES
+from toy_models import SENTENCES, word_piece_model
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from trainer.batch import Texts
@@ -55,12 +53,11 @@ Vectors = list[np.ndarray]
 def make_marked_bert(folder: Path) -> None:
     """Writes a tiny BERT whose vocabulary has unused tokens and all punctuation."""
     special = ["[PAD]", "[unused0]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    backend = Tokenizer(word_piece_model(special, string.punctuation))
     backend.normalizer = normalizers.BertNormalizer()
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
-    learner = trainers.WordPieceTrainer(vocab_size=240, special_tokens=special, show_progress=False)
-    backend.train_from_iterator([*SENTENCES, " ".join(string.punctuation)], learner)
+    backend.add_special_tokens(special)
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 4), ("[SEP]", 5)]
     )

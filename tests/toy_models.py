@@ -2,7 +2,7 @@
 trained on a few sentences.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -199,12 +199,11 @@ def make_two_tower_parts(folder: Path) -> None:
     SiglipImageProcessorPil(size=size).save_pretrained(folder / "vit")
 
 
-def word_pieces() -> PreTrainedTokenizerFast:
-    """A lower-casing WordPiece tokenizer like BERT's, of letters and every other word.
+def word_piece_model(special: Sequence[str], signs: str = "") -> models.WordPiece:
+    """Pieces for BERT's WordPiece: the special tokens, these signs, letters and every other word.
 
-    It is not trained, because the trainer of the library breaks ties at random.
+    They are not learned, because the trainer of the library breaks ties at random.
     """
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     normalizer, cutter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     words = sorted(
         {
@@ -217,15 +216,22 @@ def word_pieces() -> PreTrainedTokenizerFast:
     pieces = dict.fromkeys(
         [
             *special,
+            *signs,
             *letters,
             *(f"##{letter}" for letter in letters),
             *words[::2],
             *(f"##{word[1:]}" for word in words[::3]),
         ]
     )
-    tokenizer = Tokenizer(
-        models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]")
-    )
+    numbers = {piece: number for number, piece in enumerate(pieces)}
+    return models.WordPiece(numbers, unk_token="[UNK]")
+
+
+def word_pieces() -> PreTrainedTokenizerFast:
+    """A lower-casing WordPiece tokenizer like BERT's."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    normalizer, cutter = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    tokenizer = Tokenizer(word_piece_model(special))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, cutter
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.post_processor = processors.TemplateProcessing(
