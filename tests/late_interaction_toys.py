@@ -53,7 +53,7 @@ Vectors = list[np.ndarray]
 def make_marked_bert(folder: Path) -> None:
     """Writes a tiny BERT whose vocabulary has unused tokens and all punctuation."""
     special = ["[PAD]", "[unused0]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    backend = Tokenizer(word_piece_model(special, string.punctuation))
+    backend = Tokenizer(word_piece_model(special, [*string.punctuation, "delete"]))
     backend.normalizer = normalizers.BertNormalizer()
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()

@@ -199,8 +199,8 @@ def make_two_tower_parts(folder: Path) -> None:
     SiglipImageProcessorPil(size=size).save_pretrained(folder / "vit")
 
 
-def word_piece_model(special: Sequence[str], signs: str = "") -> models.WordPiece:
-    """Pieces for BERT's WordPiece: the special tokens, these signs, letters and every other word.
+def word_piece_model(special: Sequence[str], others: Sequence[str] = ()) -> models.WordPiece:
+    """Pieces for BERT's WordPiece: special tokens, others, letters and every second word.
 
     They are not learned, because the trainer of the library breaks ties at random.
     """
@@ -216,7 +216,7 @@ def word_piece_model(special: Sequence[str], signs: str = "") -> models.WordPiec
     pieces = dict.fromkeys(
         [
             *special,
-            *signs,
+            *others,
             *letters,
             *(f"##{letter}" for letter in letters),
             *words[::2],
