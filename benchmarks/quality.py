@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from measuring.cuts import Cut, write_cut
-from measuring.data import DATA_SETS, REPOSITORY, model_folder, present
+from measuring.data import DATA_SETS, MINILM, REPOSITORY, present
 from measuring.record import save, table
 
 SETS = {
@@ -51,7 +51,7 @@ CONTENDERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "LoRA, rank 8": ("nearfar", LORA, {"model.tuning.rank": 8}),
     "LoRA, temperature 0.02": ("nearfar", LORA, {"objective.temperature": 0.02}),
     "LoRA, both directions": ("nearfar", LORA, {"objective.symmetric": True}),
-    "LoRA, guide": ("nearfar", LORA, {"objective.guide": model_folder()}),
+    "LoRA, guide": ("nearfar", LORA, {"objective.guide": MINILM}),
     "LoRA, replay": ("nearfar", LORA, {"data.train": "with replay"}),
 }
 """The library, the recipe, and changes to it."""

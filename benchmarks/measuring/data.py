@@ -16,6 +16,7 @@ DATA_SETS = {
 }
 PYLATE = REPOSITORY / ".venv-pylate"
 """PyLate's environment: `make setup-pylate`."""
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 SEED, TEMPERATURE = 13, 0.05
 
 
@@ -37,7 +38,7 @@ def model_folder() -> str:
     """all-MiniLM-L6-v2: the packaged copy where it is installed, else its hub name's."""
     from trainer.models.files.locate import locate
 
-    return str(locate("sentence-transformers/all-MiniLM-L6-v2"))
+    return str(locate(MINILM))
 
 
 def exchange_adapter(backbone: Any, path: Path) -> None:

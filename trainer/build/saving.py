@@ -109,12 +109,12 @@ def choose_share(
     (0.5, 0.79)
     """
     minimum = base_score + KEPT_GAIN * (tuned_score - base_score)
-    half = score_of(0.5)
-    if half < minimum:
-        larger_share = score_of(0.7)
-        return (0.7, larger_share) if larger_share >= minimum else (1.0, tuned_score)
-    smaller_share = score_of(0.3)
-    return (0.3, smaller_share) if smaller_share > max(half, tuned_score) else (0.5, half)
+    half_score = score_of(0.5)
+    if half_score < minimum:
+        score = score_of(0.7)
+        return (0.7, score) if score >= minimum else (1.0, tuned_score)
+    score = score_of(0.3)
+    return (0.3, score) if score > max(half_score, tuned_score) else (0.5, half_score)
 
 
 def _percent(share: float) -> str:

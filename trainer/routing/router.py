@@ -32,7 +32,7 @@ from trainer.storage.manifest import (
     verify_files,
     write_manifest,
 )
-from trainer.storage.near_paths import nearest_path
+from trainer.storage.near_paths import missing_path
 
 ALL_ROUTES = -1
 """The choice to ask all routes, and to combine what they find."""
@@ -118,9 +118,10 @@ class Router:
         from safetensors import SafetensorError, safe_open
 
         if not (folder / MANIFEST).is_file():
-            problem = "is no router" if folder.exists() else "does not exist"
-            advice = nearest_path(folder) or "; make a router with `nearfar route fit`"
-            raise BadFolder(f"{folder} {problem}{advice}")
+            advice = "; make a router with `nearfar route fit`"
+            is_other = folder.exists()
+            problem = f"{folder} is no router{advice}" if is_other else missing_path(folder, advice)
+            raise BadFolder(problem)
         _check_is_no_index(folder)
         try:
             settings = _settings(folder)

@@ -12,9 +12,11 @@ _LISTED_ENTRIES = 10_000
 """Entries of a folder that are compared with a name."""
 
 
-def missing_path(path: str | Path) -> str:
-    """Returns the message for a path that does not exist, with a similar one that does."""
-    return f"{path} does not exist{nearest_path(path) or '; check the path.'}"
+def missing_path(path: str | Path, advice: str = "; check the path.") -> str:
+    """Returns the message for a path that does not exist, with a similar one that does, or advice
+    if there is none.
+    """
+    return f"{path} does not exist{nearest_path(path) or advice}"
 
 
 def nearest_path(path: str | Path) -> str:

@@ -19,7 +19,7 @@ from trainer.data.readers.read import layout_of
 from trainer.data.readers.report import BadRow, ReadReport
 from trainer.errors import BadData
 from trainer.progress import count_items
-from trainer.storage.near_paths import nearest_path
+from trainer.storage.near_paths import missing_path
 
 SECTION_READERS: dict[str, Callable[[str], list[DocumentSection]]] = {
     ".md": read_markdown,
@@ -85,9 +85,7 @@ def _read_source(
     if path.is_dir():
         return _read_files(path, report)
     if not path.is_file():
-        raise BadData(
-            f"{path} does not exist{nearest_path(path) or '; name a folder or file of documents'}"
-        )
+        raise BadData(missing_path(path, "; name a folder or file of documents"))
     if layout_of(path) is not None:
         return read_document_table(path, columns, report)
     if path.suffix.lower() not in (*SECTION_READERS, ".py"):

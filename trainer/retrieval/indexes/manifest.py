@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, Validat
 from trainer.errors import BadFolder
 from trainer.storage.atomic import write_text
 from trainer.storage.manifest import add_sample, digest_of
-from trainer.storage.near_paths import nearest_path
+from trainer.storage.near_paths import missing_path
 
 DenseIndexKind = Literal["flat", "hnsw", "ivf"]
 
@@ -143,9 +143,7 @@ def read_content(folder: Path) -> dict[str, Any]:
     with readable(path):
         exists = path.is_file()
     if not exists and not folder.exists():
-        raise BadFolder(
-            f"{folder} does not exist{nearest_path(folder) or '; give the folder of an index'}"
-        )
+        raise BadFolder(missing_path(folder, "; give the folder of an index"))
     if not exists:
         raise BadFolder(
             f"{folder} is not an index: it has no {MANIFEST}; build one with `nearfar index MODEL"
