@@ -77,6 +77,12 @@ def test_max_steps_takes_precedence_over_epochs():
     assert total_steps(OptimizationSection(batch_size=8, epochs=3, max_steps=4), 17) == 4
 
 
+def test_min_steps_adds_passes_and_never_takes_any():
+    few = OptimizationSection(batch_size=8, epochs=3, min_steps=20)
+    assert (total_steps(few, 17), total_steps(few, 17_000)) == (20, 6375)
+    assert total_steps(OptimizationSection(batch_size=8, min_steps=20, max_steps=4), 17) == 4
+
+
 def test_cosent_says_that_the_rows_lack_scores():
     with pytest.raises(BadData, match="needs a score"):
         recipe_checks.check_objective(run_of(objective=CosentObjective()), Rows.of([Row("a", "b")]))

@@ -59,6 +59,14 @@ def test_short_run_is_divided_as_a_pass_is():
     assert validation_times(recipe(), 64_000, 20, held_out(10)) == ValidationTimes(20, 20, 3)
 
 
+def test_added_passes_add_no_validations():
+    run = recipe(optimization={"epochs": 4, "min_steps": 50})
+    times = validation_times(run, 150, 50, held_out(10))
+    assert [step for step in range(1, 51) if times.is_due(step)] == [4, 7, 10, 13, 26, 39, 50]
+    # Enough rows: nothing changes.
+    assert validation_times(run, 6400, 400, held_out(10)) == ValidationTimes(100, 400, 3)
+
+
 def test_cross_encoder_pays_for_the_pairs_that_it_reranks():
     objective = {"kind": "listwise", "random_negatives": 3}
     ranker = recipe(kind="cross_encoder", objective=objective)

@@ -33,6 +33,7 @@ LATER_KEYS = {
     "data.general",
     "machine.compile_layers",
     "machine.hang_minutes",
+    "optimization.min_steps",
     "validation.interpolate",
 }
 """Keys that these files are older than; none of them changes what is learned."""

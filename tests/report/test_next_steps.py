@@ -66,6 +66,12 @@ def test_rising_curve_suggests_more_steps():
     )
     (step,) = next_steps(run([0.5, 0.6, 0.65], recipe=limited))
     assert "`optimization.max_steps=42`" in step.advice
+    extended = recipe_from_values(
+        {"name": "a", "model": {"backbone": "b"}, "data": {"train": "c.jsonl"}},
+        ["optimization.min_steps=21"],
+    )
+    (step,) = next_steps(run([0.5, 0.6, 0.65], recipe=extended))
+    assert "`optimization.min_steps=42`" in step.advice
     (step,) = next_steps(run([0.5, 0.6, 0.65], recipe=None))
     assert step.advice == "Train longer"
 

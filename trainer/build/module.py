@@ -53,7 +53,8 @@ def optimizer_settings(settings: OptimizationSection, total_steps: int) -> Optim
 
 
 def total_steps(settings: OptimizationSection, samples: int) -> int:
-    """Returns the number of optimizer steps: `max_steps`, or those of `epochs` passes.
+    """Returns the number of optimizer steps: `max_steps`, or those of `epochs` passes and at least
+    `min_steps`.
 
     The last batch is filled with rows of a further pass. Raises BadData when the rows do not fill
     one batch.
@@ -67,22 +68,26 @@ def total_steps(settings: OptimizationSection, samples: int) -> int:
                 else "give at least two rows"
             )
         )
-    return settings.max_steps or steps_for_passes(samples, settings.batch_size, settings.epochs)
+    steps = steps_for_passes(samples, settings.batch_size, settings.epochs)
+    return settings.max_steps or max(steps, settings.min_steps or 0)
 
 
 def validation_times(
     run: Recipe, samples: int, steps: int, validation: RetrievalSet
 ) -> ValidationTimes:
     """Returns when a run validates: as often as the recipe says, or once per pass over the rows,
-    and up to EARLY_VALIDATIONS times more in the first pass.
+    and up to EARLY_VALIDATIONS times more in the first pass. Where `min_steps` adds passes, it
+    validates as many times as without them, further apart.
 
     Early validations may cost MOST_EARLY_COST of the training. The cost is counted in documents,
     so that the times depend on recipe and data, never on the machine.
     """
     if (every_steps := run.validation.every_steps) is not None:
         return ValidationTimes(min(every_steps, steps), steps)
-    batch_size = run.optimization.batch_size
+    optimization, batch_size = run.optimization, run.optimization.batch_size
     every_steps = min(steps_for_passes(samples, batch_size, 1), steps)
+    if optimization.max_steps is None:
+        every_steps = max(every_steps, -(-steps // optimization.epochs))
     training = TRAINING_COST * steps * batch_size * (1 + run.negatives_per_query)
     one_validation = family_of(run).documents_per_validation(run, validation)
     early_count = min(EARLY_VALIDATIONS, int(MOST_EARLY_COST * training / one_validation))

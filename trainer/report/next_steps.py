@@ -63,11 +63,9 @@ def rising_curve(run: Run) -> Iterator[NextStep]:
     settings = run.recipe.optimization if run.recipe is not None else None
     advice = "Train longer"
     if settings is not None:
-        is_limited = settings.max_steps is not None and settings.max_steps <= step
-        key, value = (
-            ("max_steps", settings.max_steps) if is_limited else ("epochs", settings.epochs)
-        )
-        advice += f", such as `optimization.{key}={2 * (value or 1)}`"
+        limits = ("max_steps", "min_steps")
+        key = next((key for key in limits if getattr(settings, key) == step), "epochs")
+        advice += f", such as `optimization.{key}={2 * getattr(settings, key)}`"
     yield NextStep(
         advice,
         f"The validation {_METRIC} still rose at the end, from {former:.3f} at step"

@@ -87,11 +87,11 @@ def _essentials(recipe: "Recipe") -> list[str]:
             weights = "all weights"
         case _:
             assert_never(tuning)
-    length = (
-        f"{optimization.max_steps} steps"
-        if optimization.max_steps
-        else f"{optimization.epochs} epoch{'s' if optimization.epochs > 1 else ''}"
-    )
+    length = f"{optimization.epochs} epoch{'s' if optimization.epochs > 1 else ''}"
+    if optimization.max_steps:
+        length = f"{optimization.max_steps} steps"
+    elif optimization.min_steps:
+        length += f" or {optimization.min_steps} steps"
     return [
         f"  model      {recipe.model.base_names}, {weights}",
         f"  data       {', '.join(source.source for source in recipe.data.sources)}",

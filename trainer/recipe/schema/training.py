@@ -20,8 +20,16 @@ class OptimizationSection(Section):
             " in one batch with rows of the next pass"
         ),
     )
+    min_steps: PositiveInt | None = Field(
+        None,
+        description=(
+            "take at least this many steps, in further passes over rows that are few; null:"
+            " `epochs` decides"
+        ),
+    )
     max_steps: PositiveInt | None = Field(
-        None, description="stop after this many steps; null: `epochs` decides"
+        None,
+        description="stop after this many steps; null: `epochs` and `min_steps` decide",
     )
     learning_rate: PositiveFloat = Field(
         1e-3, description="peak learning rate of the backbone's weights or its LoRA adapters"
