@@ -24,8 +24,8 @@ _IMPROVE_TRAINING = (
 )
 _FORGET_LESS = (
     "to keep more of what the model could do, save a smaller share of the change"
-    " (validation.interpolate=true, or `nearfar blend`), lower optimization.learning_rate, or take"
-    " fewer optimization.epochs"
+    " (validation.interpolate=true, or `nearfar blend`), lower optimization.learning_rate, or train"
+    " for fewer steps (optimization.epochs, optimization.min_steps)"
 )
 _SEARCH_WITH_BM25 = (
     "search with BM25 until the model is ahead of it; take a stronger model.backbone, give more"

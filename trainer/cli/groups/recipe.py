@@ -91,7 +91,7 @@ def _essentials(recipe: "Recipe") -> list[str]:
     if optimization.max_steps:
         length = f"{optimization.max_steps} steps"
     elif optimization.min_steps:
-        length += f" or {optimization.min_steps} steps"
+        length += f", at least {optimization.min_steps} steps"
     return [
         f"  model      {recipe.model.base_names}, {weights}",
         f"  data       {', '.join(source.source for source in recipe.data.sources)}",

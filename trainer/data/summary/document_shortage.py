@@ -17,8 +17,9 @@ in the four passes of the default LoRA recipe. In the measurement above it was 1
 On the documentation of two command lines, where training helps, it is 1.2 and 1.6 times.
 """
 ADVICE = (
-    "Give pairs on more documents, or train less: fewer optimization.epochs or a lower"
-    " optimization.learning_rate, with validation.interpolate=true"
+    "Give pairs on more documents, or train for fewer steps (optimization.epochs,"
+    " optimization.min_steps) or at a lower optimization.learning_rate, with"
+    " validation.interpolate=true"
 )
 
 
