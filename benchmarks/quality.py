@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring.cuts import Cut, write_cut
+from measuring.cuts import Cut, training_pairs, write_cut
 from measuring.data import DATA_SETS, MINILM, REPOSITORY, present
 from measuring.record import save, table
 
@@ -37,6 +37,8 @@ PEER = "sentence-transformers"
 LORA, FULL = "recipes/bi-encoder-lora.yaml", "recipes/bi-encoder-full.yaml"
 AS_SHORT: dict[str, Any] = {"optimization.min_steps": None}
 """The four epochs alone, however few their steps are."""
+MINED: dict[str, Any] = {"refresh.every_steps": 20, "refresh.negatives": 2}
+"""Two mined negatives per query: among all documents of the set or of a file of pairs."""
 CONTENDERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "base": ("none", "", {}),
     PEER: (PEER, "", {"epochs": 4}),
@@ -68,7 +70,8 @@ CONTENDERS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"optimization.min_steps": 50, "model.dropout": None},
     ),
     "LoRA, dropout": ("nearfar", LORA, {"model.dropout": None}),
-    "LoRA, mined": ("nearfar", LORA, {"refresh.every_steps": 20, "refresh.negatives": 2}),
+    "LoRA, mined": ("nearfar", LORA, MINED),
+    "LoRA, mined in the pairs": ("nearfar", LORA, MINED | {"data.train": "pairs alone"}),
     "LoRA, guide": ("nearfar", LORA, {"objective.guide": MINILM}),
     "LoRA, replay": ("nearfar", LORA, {"data.train": "with replay"}),
 }
@@ -98,6 +101,8 @@ def result_of(name: str, contender: str, seed: int, place: Path) -> dict[str, An
         library, recipe, settings = CONTENDERS[contender]
         if settings.get("data.train") == "with replay":
             settings = settings | replayed(cut, data, place)
+        if settings.get("data.train") == "pairs alone":
+            settings = settings | in_a_file_of_pairs(data)
         job = {
             "library": library,
             "recipe": str(REPOSITORY / recipe),
@@ -130,6 +135,14 @@ def replayed(cut: Cut, data: Path, place: Path) -> dict[str, Any]:
     replay = write_cut(DATA_SETS[other.source], other, folder)
     sources = [{"source": str(each)} for each in (data, replay)]
     return {"data.train": sources, "data.validation": str(data), "data.test": str(data)}
+
+
+def in_a_file_of_pairs(data: Path) -> dict[str, Any]:
+    """The settings for training on the pairs of a set, without its other documents."""
+    file = data / "pairs.jsonl"
+    pairs = [{"query": query, "positive": answer} for query, answer in training_pairs(data)]
+    file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    return {"data.train": str(file), "data.validation": str(data), "data.test": str(data)}
 
 
 def chosen_on_dev(result: dict[str, Any], base: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import nearfar
+from measuring.cuts import training_pairs
 from measuring.data import TEMPERATURE, model_folder
 
 METRIC = "ndcg@10"
@@ -45,13 +46,7 @@ def train_peer(job: dict[str, Any], folder: Path) -> Path:
     )
     from sentence_transformers.sentence_transformer import losses
 
-    data = Path(job["data"])
-    texts = {}
-    for name in ("queries.jsonl", "corpus.jsonl"):
-        for row in map(json.loads, (data / name).read_text().splitlines()):
-            title = row.get("title", "")
-            texts[row["_id"]] = f"{title} {row['text']}" if title else row["text"]
-    pairs = [line.split("\t")[:2] for line in (data / "qrels/train.tsv").read_text().splitlines()]
+    pairs = training_pairs(Path(job["data"]))
     model = SentenceTransformer(model_folder(), device="cpu")
     SentenceTransformerTrainer(
         model=model,
@@ -70,7 +65,7 @@ def train_peer(job: dict[str, Any], folder: Path) -> Path:
             disable_tqdm=True,
         ),
         train_dataset=Dataset.from_list(
-            [{"anchor": texts[query], "positive": texts[document]} for query, document in pairs[1:]]
+            [{"anchor": query, "positive": document} for query, document in pairs]
         ),
         loss=losses.MultipleNegativesRankingLoss(model, scale=1 / TEMPERATURE),
     ).train()

@@ -67,6 +67,17 @@ def write_cut(folder: Path, cut: Cut, target: Path) -> Path:
     return target
 
 
+def training_pairs(folder: Path) -> list[tuple[str, str]]:
+    """The texts of the training pairs of a set in BEIR layout: queries and their answers."""
+    texts = {}
+    for name in ("queries.jsonl", "corpus.jsonl"):
+        for row in map(json.loads, (folder / name).read_text().splitlines()):
+            title = row.get("title", "")
+            texts[row["_id"]] = f"{title} {row['text']}" if title else row["text"]
+    judged = _judgements(folder / "qrels/train.tsv")
+    return [(texts[query], texts[document]) for query, document, _ in judged]
+
+
 _SPLITS = ("train", "dev", "test")
 
 
