@@ -149,9 +149,11 @@ def chosen_on_dev(result: dict[str, Any], base: dict[str, Any]) -> str:
     """The share of the change that `fit` with `validation.interpolate` would keep."""
     from trainer.build.saving import choose_share
 
-    means = {name: float(np.mean(values)) for name, values in result["dev"].items()}
+    values = {name: np.array(values) for name, values in result["dev"].items()}
     before = float(np.mean(base["dev"]["0"]))
-    share, score = choose_share(lambda share: means.get(f"{share:g}", 0.0), before, means["1"])
+    share, score = choose_share(
+        lambda share: values[f"{share:g}"], before, float(values["1"].mean())
+    )
     return f"{share:g}" if score > before else "0"
 
 

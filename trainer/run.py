@@ -21,6 +21,7 @@ from trainer.build.families.registry import build_model, family_of
 from trainer.build.identity import model_digest, run_identity
 from trainer.build.job import Job
 from trainer.build.module import total_steps
+from trainer.build.refresh import limit_mining
 from trainer.build.resume import checkpoint_to_continue
 from trainer.checkpoints.folder import CheckpointFolder
 from trainer.collectives import on_first_rank, rank, ranks
@@ -168,8 +169,9 @@ def _prepare(recipe: Recipe, plan: Plan, replace: bool) -> Job:
     students.locate_other_models(recipe)
     hardware.prepare_machine(recipe.machine)
     with phase("the data", kind="reading"):
-        all_negatives = recipe.refresh_section is not None
-        data = data_sets(recipe.data, recipe.seed, all_negatives, recipe.has_images)
+        mines = recipe.refresh_section is not None
+        data = data_sets(recipe.data, recipe.seed, mines, recipe.has_images)
+        recipe, mining_remarks = limit_mining(recipe, data.train)
     check_same(f"{len(data.train)} rows\n{data.digests}", "data")
     recipe_checks.check_objective(recipe, data.train, data.mixture)
     steps = total_steps(recipe.optimization, len(data.train))
@@ -179,9 +181,7 @@ def _prepare(recipe: Recipe, plan: Plan, replace: bool) -> Job:
         teachers = students.load_teachers(recipe, data.train, replace)
     job = Job(recipe, plan, data, encoder, teachers, steps)
     expect(job.phases)
-    say(job.summary)
-    for remark in data.remarks:
-        say(remark)
+    say("\n".join((job.summary, *data.remarks, *mining_remarks)))
     for warning in data.warnings:
         say(f"warning: {warning}")
     return job

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from matrix import encoder_of
+from pydantic import ValidationError
 
 from trainer.batch import identity
 from trainer.build import checks as recipe_checks
@@ -21,6 +22,8 @@ from trainer.data.rows import Row, Rows
 from trainer.errors import BadData, BadRecipe
 from trainer.mining.task import read_task
 from trainer.objectives.exclusions import RepeatedPositives
+from trainer.preflight.check import check_run
+from trainer.preflight.planned_run import Request
 from trainer.recipe.schema.data import DataSection
 from trainer.recipe.schema.families import FAMILIES
 from trainer.recipe.schema.refresh import RefreshSection
@@ -73,6 +76,12 @@ class TestRefused:
     def test_rules_that_contradict_each_other(self, changes, message):
         with pytest.raises(BadRecipe, match=message):
             recipe_checks.check_objective(run_of(**changes), rows_of())
+
+    def test_triplets_that_may_have_no_negative_are_refused(self):
+        """The limit may leave queries without any."""
+        with pytest.raises(ValidationError, match=r"set it to null, or data.negatives_per_query"):
+            run_of({"max_documents": 9}, objective={"kind": "triplet"})
+        run_of({"max_documents": 9})
 
     def test_missing_corpus_is_refused(self):
         with pytest.raises(BadData, match=r"refresh.corpus=/nowhere does not exist"):
@@ -160,8 +169,7 @@ def training(tmp_path, toy_folder):
 def test_fit_mines_from_all_documents_except_held_out_ones(training, tmp_path):
     fit(RECIPE, training)
     folder = tmp_path / "runs/toy"
-    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records if "refresh/queries" in record] == [0, 2, 4]
+    assert mined_steps(folder) == [0, 2, 4]
     task = read_task(folder / "refresh/task")
     documents = set(task.documents.range(0, len(task.documents)))
     data = data_sets(DataSection(train=str(tmp_path / "train.jsonl")), 13, all_negatives=True)
@@ -174,6 +182,30 @@ def test_fit_mines_from_all_documents_except_held_out_ones(training, tmp_path):
     assert held_out, "what validation is measured on is not learned from"
     assert (folder / "report.html").is_file()
     assert json.loads((folder / "environment.json").read_text())["data"]["corpus"]["sha256"]
+
+
+def mined_steps(folder):
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [record["step"] for record in records if "refresh/queries" in record]
+
+
+def test_nothing_is_mined_among_more_documents_than_the_limit(training, tmp_path, capsys):
+    fit(RECIPE, [*training, "name=all", "refresh.max_documents=1000"])
+    count = len(read_task(tmp_path / "runs/all/refresh/task").documents)
+    capsys.readouterr()
+    for name, limit in (("at", count), ("below", count - 1)):
+        fit(RECIPE, [*training, f"name={name}", f"refresh.max_documents={limit}"])
+        said = f"no negatives are mined, because more than {limit} documents"
+        assert (said in capsys.readouterr().err) == (name == "below")
+    assert mined_steps(tmp_path / "runs/at") == [0, 2, 4]
+    assert mined_steps(tmp_path / "runs/below") == []
+    assert not (tmp_path / "runs/below/refresh").exists()
+
+
+def test_check_tells_that_nothing_is_mined(training, tmp_path):
+    found = check_run(Request(RECIPE, None, [*training, "refresh.max_documents=1"]), None).entries
+    said = "no negatives are mined, because more than 1 documents"
+    assert [finding for finding in found if finding.text.startswith(said)]
 
 
 def test_teacher_vectors_cover_every_text_that_may_be_mined(training, tmp_path, toy_folder):

@@ -17,7 +17,7 @@ from trainer.storage.visible import visible
 from trainer.strategies.machine.plan import Plan
 
 MEASURED_SHARES = 2
-"""How many shares of the change by training a run measures (`choose_share`)."""
+"""How many shares of the change by training most runs measure (`choose_share`)."""
 
 
 @dataclass(frozen=True)

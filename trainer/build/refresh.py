@@ -37,7 +37,7 @@ def check_refresh(run: Recipe) -> None:
 
 def mining_rules(settings: RefreshSection, seed: int) -> MiningRules:
     """Returns the rules of mining. Raises BadRecipe when they contradict each other."""
-    rules = settings.model_dump(exclude={"every_steps", "first_step", "corpus"})
+    rules = settings.model_dump(exclude={"every_steps", "first_step", "corpus", "max_documents"})
     try:
         return MiningRules(**rules, seed=seed)
     except BadRecipe as error:
@@ -59,6 +59,24 @@ def searched_texts(run: BaseRecipe, rows: Rows) -> Iterator[str]:
         settings.corpus,
         run.data.max_bad_rows_ratio,
     )
+
+
+def limit_mining(run: Recipe, rows: Rows) -> tuple[Recipe, tuple[str, ...]]:
+    """Returns the recipe without `refresh`, and a line that says so, if more documents than
+    `refresh.max_documents` would be searched; otherwise the recipe as it is.
+    """
+    settings = run.refresh_section
+    if settings is None or settings.max_documents is None:
+        return run, ()
+    documents = set[int]()
+    for text in searched_texts(run, rows):
+        documents.add(identity(text))
+        if len(documents) > settings.max_documents:
+            return run.without_refresh(), (
+                f"no negatives are mined, because more than {settings.max_documents:,} documents"
+                " (refresh.max_documents) would be encoded each time",
+            )
+    return run, ()
 
 
 def boundaries(settings: RefreshSection, steps: int) -> Boundaries:

@@ -7,11 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float64
+
 from trainer.build import hardware
 from trainer.build.job import Job
 from trainer.checkpoints.best import KeepBest
 from trainer.collectives import on_first_rank
 from trainer.errors import NoSpace
+from trainer.evaluation.results import MAIN_METRIC
+from trainer.evaluation.significance import paired_test
 from trainer.models.encoder import Encoder
 from trainer.models.families import read_any
 from trainer.models.formats.folder import save_encoder
@@ -22,7 +27,7 @@ from trainer.storage.atomic import DISK_FULL
 
 _TRIES, _RETRY_SECONDS = 3, 5.0
 KEPT_GAIN = 0.8
-"""The share of the gain in the validation score that the saved share of the change must keep.
+"""The share of the gain in the validation score with which half of the change needs no test.
 
 What it gives and costs was measured (docs/quality.md): the gain on the test questions stays, and
 less of what the model could do before is lost.
@@ -56,14 +61,15 @@ class ModelSaver:
         candidate = self.folder.checkpoints / "candidate"
         device = hardware.device(self.job.recipe.machine)
 
-        def score_of(share: float) -> float:
+        def values_of(share: float) -> Float64[np.ndarray, " query"]:
             name = f"validation with {_percent(share)} of the change"
             with phase(name, kind="validation"):
                 on_first_rank(lambda: self._save(candidate, share))
                 encoder = read_any(str(candidate)).to(device)
-                return self.job.evaluate(encoder, self.job.data.validation, name=name).mean()
+                result = self.job.evaluate(encoder, self.job.data.validation, name=name)
+                return result.metrics[MAIN_METRIC]
 
-        share, score = choose_share(score_of, base_score, tuned_score)
+        share, score = choose_share(values_of, base_score, tuned_score)
         on_first_rank(lambda: shutil.rmtree(candidate))
         if share == 1.0:
             return share, None
@@ -97,24 +103,38 @@ class ModelSaver:
 
 
 def choose_share(
-    score_of: Callable[[float], float], base_score: float, tuned_score: float
+    values_of: Callable[[float], Float64[np.ndarray, " query"]],
+    base_score: float,
+    tuned_score: float,
 ) -> tuple[float, float]:
     """Returns the share of the change to save, and its validation score.
 
-    Half needs no proof, as few validation questions tell shares badly apart: another share is saved
-    only if half keeps less than KEPT_GAIN of the gain, or if less than half scores above all.
-    `score_of` measures the model with a share of the change (`interpolate`).
+    Few validation questions tell shares badly apart, so half needs no proof. If it keeps KEPT_GAIN
+    of the gain, less is saved only where a paired test proves it better. If it keeps less, more is
+    saved only where the test proves all of the change better, or where half gains nothing.
+    `values_of` measures the model with a share of the change (`interpolate`).
 
-    >>> choose_share({0.7: 0.78, 0.5: 0.79, 0.3: 0.70}.__getitem__, 0.6, 0.8)
-    (0.5, 0.79)
+    >>> values = {share: np.array([share, 0.9 - share]) for share in (0.3, 0.5)}
+    >>> choose_share(values.__getitem__, 0.1, 0.45)
+    (0.5, 0.45)
     """
-    minimum = base_score + KEPT_GAIN * (tuned_score - base_score)
-    half_score = score_of(0.5)
-    if half_score < minimum:
-        score = score_of(0.7)
-        return (0.7, score) if score >= minimum else (1.0, tuned_score)
-    score = score_of(0.3)
-    return (0.3, score) if score > max(half_score, tuned_score) else (0.5, half_score)
+    half_values = values_of(0.5)
+    if half_values.mean() >= base_score + KEPT_GAIN * (tuned_score - base_score):
+        small_values = values_of(0.3)
+        if _is_better(small_values, half_values):
+            return 0.3, float(small_values.mean())
+        return 0.5, float(half_values.mean())
+    all_values = values_of(1.0)
+    for share in (0.5, 0.7):
+        values = half_values if share == 0.5 else values_of(share)
+        if values.mean() > base_score and not _is_better(all_values, values):
+            return share, float(values.mean())
+    return 1.0, tuned_score
+
+
+def _is_better(values: Float64[np.ndarray, " query"], than: Float64[np.ndarray, " query"]) -> bool:
+    """Returns whether the interval of the mean difference is above zero."""
+    return paired_test(than, values).low > 0
 
 
 def _percent(share: float) -> str:

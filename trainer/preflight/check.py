@@ -1,6 +1,7 @@
 """`nearfar check`: checks a run before it is submitted."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from trainer.preflight.findings import Finding, Findings
 from trainer.preflight.planned_run import Request
@@ -21,6 +22,7 @@ def check_run(
     findings = Findings(show)
     recipe, sections = check_recipe_file(findings, request)
     # Heavy libraries are imported after the first finding has been shown.
+    from trainer.build.refresh import limit_mining
     from trainer.preflight.data import check_data, check_lengths
     from trainer.preflight.disk import check_disk, mining_bytes
     from trainer.preflight.gradient import check_gradient
@@ -33,6 +35,8 @@ def check_run(
     if run is None:
         return findings
     data = check_data(findings, run) if run.has("data") else None
+    if data and run.has("refresh"):
+        run = replace(run, recipe=limit_mining(run.recipe, data.train)[0])
     encoder = check_model(findings, run) if run.has("model") else None
     lengths = check_lengths(findings, run, encoder, data) if encoder and data else None
     if encoder and run.has("machine", "optimization"):

@@ -6,7 +6,7 @@ from trainer.build.checks import check_objective
 from trainer.build.data import DataSets, data_sets
 from trainer.build.data_facts.lengths import Lengths, measure_lengths
 from trainer.build.module import total_steps, validation_times
-from trainer.build.refresh import explanation
+from trainer.build.refresh import explanation, limit_mining
 from trainer.data.readers.read import Split, read_rows
 from trainer.data.retrieval_set import read_retrieval_set
 from trainer.errors import NearfarError
@@ -74,7 +74,9 @@ def _check_training(findings: Findings, run: PlannedRun, data: DataSets) -> None
     if settings.refresh_section is not None and run.has("optimization", "refresh"):
         with findings.catch("refresh"):
             steps = total_steps(settings.optimization, samples)
-            findings.add("ok", "refresh", explanation(settings, data.train, steps))
+            _, remarks = limit_mining(settings, data.train)
+            text = " ".join(remarks) or explanation(settings, data.train, steps)
+            findings.add("ok", "refresh", text)
 
 
 # ---------------------------------------------------------------- lengths

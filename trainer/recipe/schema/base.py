@@ -184,10 +184,17 @@ class BaseVectorRecipe(BaseRecipe):
                 " documents have none, so it cannot be combined with refresh; use contrastive or"
                 " triplet, with a section `teacher` to learn from a model"
             )
-        first_step = self.refresh.first_step
-        if self.compares_own_candidates and first_step and not self.data.negatives_per_query:
+        if not self.compares_own_candidates or self.data.negatives_per_query:
+            return self
+        if first_step := self.refresh.first_step:
             raise ValueError(
                 f"before refresh.first_step={first_step} queries have no negatives to compare"
                 " with; set it to 0, or data.negatives_per_query to 1 or more"
+            )
+        if (limit := self.refresh.max_documents) is not None:
+            raise ValueError(
+                f"with more than refresh.max_documents={limit} documents, queries have no"
+                " negatives to compare with; set it to null, or data.negatives_per_query to 1 or"
+                " more"
             )
         return self

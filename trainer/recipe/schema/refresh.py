@@ -54,3 +54,10 @@ class RefreshSection(Section):
             " of `data.train`"
         ),
     )
+    max_documents: PositiveInt | None = Field(
+        None,
+        description=(
+            "nothing is mined where more documents would be searched, as each mining encodes them"
+            " all; null: no limit"
+        ),
+    )
