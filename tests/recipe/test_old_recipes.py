@@ -63,10 +63,7 @@ def test_old_recipe_keeps_every_value_that_says_something(path: Path) -> None:
 
 
 CHANGES = {
-    "bi-encoder-lora": [
-        "validation.interpolate=true",
-        "refresh={every_steps: 20, negatives: 2, max_documents: 10000}",
-    ],
+    "bi-encoder-lora": ["validation.interpolate=true"],
     "bi-encoder-full": ["optimization.epochs=4"],
 }
 """What the recipes that we ship say otherwise by now."""

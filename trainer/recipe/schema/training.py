@@ -83,8 +83,8 @@ class ValidationSection(Section):
         False,
         description=(
             "save half of the change by training, so that less is forgotten: the weights halfway"
-            " between those from before training and the best ones; 70 % or all of the change where"
-            " half keeps less than 80 % of the gain on validation, and 30 % where that is best"
+            " between those from before training and the best ones; another share only where a"
+            " paired test on the validation queries proves it better"
         ),
     )
 
