@@ -110,16 +110,17 @@ def choose_share(
     """Returns the share of the change to save, and its validation score.
 
     Few validation questions tell shares badly apart, so half needs no proof. If it keeps KEPT_GAIN
-    of the gain, less is saved only where a paired test proves it better. If it keeps less, more is
-    saved only where the test proves all of the change better, or where half gains nothing.
+    of the gain, less is saved only where a paired test proves it better. If not, the smallest share
+    is saved that keeps as much, or that gains and is not proven worse than all of the change.
     `values_of` measures the model with a share of the change (`interpolate`).
 
     >>> values = {share: np.array([share, 0.9 - share]) for share in (0.3, 0.5)}
     >>> choose_share(values.__getitem__, 0.1, 0.45)
     (0.5, 0.45)
     """
+    minimum = base_score + KEPT_GAIN * (tuned_score - base_score)
     half_values = values_of(0.5)
-    if half_values.mean() >= base_score + KEPT_GAIN * (tuned_score - base_score):
+    if half_values.mean() >= minimum:
         small_values = values_of(0.3)
         if _is_better(small_values, half_values):
             return 0.3, float(small_values.mean())
@@ -127,8 +128,9 @@ def choose_share(
     all_values = values_of(1.0)
     for share in (0.5, 0.7):
         values = half_values if share == 0.5 else values_of(share)
-        if values.mean() > base_score and not _is_better(all_values, values):
-            return share, float(values.mean())
+        score = float(values.mean())
+        if score >= minimum or (score > base_score and not _is_better(all_values, values)):
+            return share, score
     return 1.0, tuned_score
 
 
