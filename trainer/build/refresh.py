@@ -136,8 +136,9 @@ def explanation(run: Recipe, rows: Rows, steps: int) -> str:
     documents = len({identity(text) for text in searched_texts(run, rows)})
     queries = min(len(rows), settings.every_steps * run.optimization.batch_size)
     first = f"{', '.join(map(str, starts[:3]))}{', ...' if len(starts) > 3 else ''}"
+    times = "once" if len(starts) == 1 else f"{len(starts):,} times"
     return (
-        f"{settings.negatives} negatives per query are mined {len(starts):,} times, after"
+        f"{settings.negatives} negatives per query are mined {times}, after"
         f" {first} steps: {documents:,} documents are encoded and up to {queries:,} queries search"
         " them"
     )
