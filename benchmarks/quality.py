@@ -35,10 +35,9 @@ GENERAL = [Cut(name, 0, None, 400, 0, 200) for name in ("tldr", "squad_dev", "az
 GENERAL_PER_SET = 2
 PEER = "sentence-transformers"
 LORA, FULL = "recipes/bi-encoder-lora.yaml", "recipes/bi-encoder-full.yaml"
+MINED = "recipes/bi-encoder-lora-mined.yaml"
 AS_SHORT: dict[str, Any] = {"optimization.min_steps": None}
 """The four epochs alone, however few their steps are."""
-MINED: dict[str, Any] = {"refresh.every_steps": 20, "refresh.negatives": 2}
-"""Two mined negatives per query: among all documents of the set or of a file of pairs."""
 CONTENDERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "base": ("none", "", {}),
     PEER: (PEER, "", {"epochs": 4}),
@@ -70,8 +69,8 @@ CONTENDERS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"optimization.min_steps": 50, "model.dropout": None},
     ),
     "LoRA, dropout": ("nearfar", LORA, {"model.dropout": None}),
-    "LoRA, mined": ("nearfar", LORA, MINED),
-    "LoRA, mined in the pairs": ("nearfar", LORA, MINED | {"data.train": "pairs alone"}),
+    "LoRA, mined": ("nearfar", MINED, {}),
+    "LoRA, mined in the pairs": ("nearfar", MINED, {"data.train": "pairs alone"}),
     "LoRA, guide": ("nearfar", LORA, {"objective.guide": MINILM}),
     "LoRA, replay": ("nearfar", LORA, {"data.train": "with replay"}),
 }

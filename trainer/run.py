@@ -171,9 +171,9 @@ def _prepare(recipe: Recipe, plan: Plan, replace: bool) -> Job:
     with phase("the data", kind="reading"):
         mines = recipe.refresh_section is not None
         data = data_sets(recipe.data, recipe.seed, mines, recipe.has_images)
-        recipe, mining_remarks = limit_mining(recipe, data.train)
     check_same(f"{len(data.train)} rows\n{data.digests}", "data")
     recipe_checks.check_objective(recipe, data.train, data.mixture)
+    recipe, mining_remarks = limit_mining(recipe, data.train)
     steps = total_steps(recipe.optimization, len(data.train))
     with phase("loading the model"):
         encoder = _initial_encoder(recipe, data)

@@ -202,9 +202,16 @@ def test_nothing_is_mined_among_more_documents_than_the_limit(training, tmp_path
     assert not (tmp_path / "runs/below/refresh").exists()
 
 
-def test_check_tells_that_nothing_is_mined(training, tmp_path):
-    found = check_run(Request(RECIPE, None, [*training, "refresh.max_documents=1"]), None).entries
-    said = "no negatives are mined, because more than 1 documents"
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "no negatives are mined, because more than 1 documents"),
+        (["refresh.corpus=/nowhere"], "refresh.corpus=/nowhere does not exist"),
+    ],
+)
+def test_check_tells_why_nothing_is_mined(training, more, said):
+    request = Request(RECIPE, None, [*training, "refresh.max_documents=1", *more])
+    found = check_run(request, probe_timeout_seconds=None).entries
     assert [finding for finding in found if finding.text.startswith(said)]
 
 

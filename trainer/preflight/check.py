@@ -1,8 +1,10 @@
 """`nearfar check`: checks a run before it is submitted."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
+from trainer.errors import NearfarError
 from trainer.preflight.findings import Finding, Findings
 from trainer.preflight.planned_run import Request
 from trainer.preflight.recipe_file import check_recipe_file
@@ -36,7 +38,8 @@ def check_run(
         return findings
     data = check_data(findings, run) if run.has("data") else None
     if data and run.has("refresh"):
-        run = replace(run, recipe=limit_mining(run.recipe, data.train)[0])
+        with suppress(NearfarError):  # the findings about the data report it
+            run = replace(run, recipe=limit_mining(run.recipe, data.train)[0])
     encoder = check_model(findings, run) if run.has("model") else None
     lengths = check_lengths(findings, run, encoder, data) if encoder and data else None
     if encoder and run.has("machine", "optimization"):
