@@ -169,8 +169,8 @@ def _prepare(recipe: Recipe, plan: Plan, replace: bool) -> Job:
     students.locate_other_models(recipe)
     hardware.prepare_machine(recipe.machine)
     with phase("the data", kind="reading"):
-        mines = recipe.refresh_section is not None
-        data = data_sets(recipe.data, recipe.seed, mines, recipe.has_images)
+        all_negatives = recipe.refresh_section is not None
+        data = data_sets(recipe.data, recipe.seed, all_negatives, recipe.has_images)
     check_same(f"{len(data.train)} rows\n{data.digests}", "data")
     recipe_checks.check_objective(recipe, data.train, data.mixture)
     recipe, mining_remarks = limit_mining(recipe, data.train)

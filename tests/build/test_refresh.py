@@ -195,24 +195,24 @@ def test_nothing_is_mined_among_more_documents_than_the_limit(training, tmp_path
     capsys.readouterr()
     for name, limit in (("at", count), ("below", count - 1)):
         fit(RECIPE, [*training, f"name={name}", f"refresh.max_documents={limit}"])
-        said = f"no negatives are mined, because more than {limit} documents"
-        assert (said in capsys.readouterr().err) == (name == "below")
+        message = f"no negatives are mined, because more than {limit} documents"
+        assert (message in capsys.readouterr().err) == (name == "below")
     assert mined_steps(tmp_path / "runs/at") == [0, 2, 4]
     assert mined_steps(tmp_path / "runs/below") == []
     assert not (tmp_path / "runs/below/refresh").exists()
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ([], "no negatives are mined, because more than 1 documents"),
         (["refresh.corpus=/nowhere"], "refresh.corpus=/nowhere does not exist"),
     ],
 )
-def test_check_tells_why_nothing_is_mined(training, more, said):
+def test_check_tells_why_nothing_is_mined(training, more, message):
     request = Request(RECIPE, None, [*training, "refresh.max_documents=1", *more])
-    found = check_run(request, probe_timeout_seconds=None).entries
-    assert [finding for finding in found if finding.text.startswith(said)]
+    findings = check_run(request, probe_timeout_seconds=None).entries
+    assert [finding for finding in findings if finding.text.startswith(message)]
 
 
 def test_teacher_vectors_cover_every_text_that_may_be_mined(training, tmp_path, toy_folder):

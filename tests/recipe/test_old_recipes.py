@@ -55,8 +55,8 @@ def test_old_recipe_keeps_every_value_that_says_something(path: Path) -> None:
     assert {key: before[key] for key in now if key in before} == {
         key: value for key, value in now.items() if key in before
     }
-    of_mining = {"refresh.max_documents"} if "refresh.negatives" in before else set[str]()
-    assert now.keys() - before.keys() == LATER_KEYS | of_mining
+    mining_keys = {"refresh.max_documents"} if "refresh.negatives" in before else set[str]()
+    assert now.keys() - before.keys() == LATER_KEYS | mining_keys
     dropped = {before[key] for key in before.keys() - now.keys()}
     assert dropped <= {None, "orthogonal", 0.0}, "defaults of keys that another kind has"
     assert len(before.keys() - now.keys()) > 3

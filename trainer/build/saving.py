@@ -27,7 +27,7 @@ from trainer.storage.atomic import DISK_FULL
 
 _TRIES, _RETRY_SECONDS = 3, 5.0
 KEPT_GAIN = 0.8
-"""The share of the gain in the validation score with which half of the change needs no test.
+"""The share of the gain in the validation score with which a smaller share needs no test.
 
 What it gives and costs was measured (docs/quality.md): the gain on the test questions stays, and
 less of what the model could do before is lost.

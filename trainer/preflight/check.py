@@ -1,10 +1,7 @@
 """`nearfar check`: checks a run before it is submitted."""
 
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import replace
 
-from trainer.errors import NearfarError
 from trainer.preflight.findings import Finding, Findings
 from trainer.preflight.planned_run import Request
 from trainer.preflight.recipe_file import check_recipe_file
@@ -24,8 +21,7 @@ def check_run(
     findings = Findings(show)
     recipe, sections = check_recipe_file(findings, request)
     # Heavy libraries are imported after the first finding has been shown.
-    from trainer.build.refresh import limit_mining
-    from trainer.preflight.data import check_data, check_lengths
+    from trainer.preflight.data import check_data, check_lengths, check_mining
     from trainer.preflight.disk import check_disk, mining_bytes
     from trainer.preflight.gradient import check_gradient
     from trainer.preflight.machine_file import check_machine
@@ -37,9 +33,8 @@ def check_run(
     if run is None:
         return findings
     data = check_data(findings, run) if run.has("data") else None
-    if data and run.has("refresh"):
-        with suppress(NearfarError):  # the findings about the data report it
-            run = replace(run, recipe=limit_mining(run.recipe, data.train)[0])
+    if data:
+        run = check_mining(findings, run, data)
     encoder = check_model(findings, run) if run.has("model") else None
     lengths = check_lengths(findings, run, encoder, data) if encoder and data else None
     if encoder and run.has("machine", "optimization"):

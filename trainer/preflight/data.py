@@ -1,6 +1,7 @@
 """Checks the data of a run: they must be readable and fit the objective. Measures text lengths."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from trainer.build.checks import check_objective
 from trainer.build.data import DataSets, data_sets
@@ -57,7 +58,7 @@ def _faults_of_sets(recipe: Recipe) -> Iterator[str]:
 
 
 def _check_training(findings: Findings, run: PlannedRun, data: DataSets) -> None:
-    """Adds findings about objective, number of steps and refresh for these data."""
+    """Adds findings about objective and number of steps for these data."""
     settings, samples = run.recipe, len(data.train)
     if run.has("objective"):
         with findings.catch("objective"):
@@ -71,12 +72,22 @@ def _check_training(findings: Findings, run: PlannedRun, data: DataSets) -> None
             times = validation_times(settings, samples, steps, data.validation)
             text = f"{steps:,}, {passes:.3g} passes over the training pairs"
             findings.add("ok", "steps", f"{text}, validation {times.text}")
-    if settings.refresh_section is not None and run.has("optimization", "refresh"):
-        with findings.catch("refresh"):
-            steps = total_steps(settings.optimization, samples)
-            _, remarks = limit_mining(settings, data.train)
-            text = " ".join(remarks) or explanation(settings, data.train, steps)
+
+
+def check_mining(findings: Findings, run: PlannedRun, data: DataSets) -> PlannedRun:
+    """Adds a finding about `refresh` for these data. Returns the run, without mining among too many
+    documents.
+    """
+    if run.recipe.refresh_section is None or not run.has("refresh"):
+        return run
+    with findings.catch("refresh"):
+        recipe, remarks = limit_mining(run.recipe, data.train)
+        if run.has("optimization"):
+            steps = total_steps(recipe.optimization, len(data.train))
+            text = " ".join(remarks) or explanation(recipe, data.train, steps)
             findings.add("ok", "refresh", text)
+        return replace(run, recipe=recipe)
+    return run
 
 
 # ---------------------------------------------------------------- lengths
