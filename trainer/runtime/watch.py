@@ -78,7 +78,8 @@ class Watch:
         """Handles the signals with these numbers, and looks at everything once."""
         for number in numbers:
             self._handle(SIGNALS.get(signal.Signals(number), Stop.NO_REQUEST))
-        if _has_launcher() and os.getppid() != self._parent:
+        has_launcher = "TORCHELASTIC_RUN_ID" in os.environ
+        if has_launcher and os.getppid() != self._parent:
             request_stop(Stop.LAUNCHER_GONE)
         self._look_at_folder()
         self._look_at_store()
@@ -240,7 +241,7 @@ def watching() -> Iterator[Watch]:
     if _Current.watch is not None or threading.current_thread() is not threading.main_thread():
         yield _Current.watch or Watch()
         return
-    watch, end = Watch(), threading.Event()
+    watch = Watch()
     Activity.latest = time.monotonic()
     clear_request()
     reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -248,19 +249,18 @@ def watching() -> Iterator[Watch]:
     # A signal that is ignored stays so: nohup ignores SIGHUP.
     signals = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     former = {number: signal.signal(number, _ignore) for number in signals}
-    thread = threading.Thread(target=_run, args=(watch, reader, end), name="watch", daemon=True)
+    thread = threading.Thread(target=_run, args=(watch, reader), name="watch", daemon=True)
     thread.start()
     _Current.watch = watch
     try:
         yield watch
     finally:
         _Current.watch = None
-        end.set()
         # None: the former handler was not installed from Python, so only the default can be used.
         for number, handler in former.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(former_fd)
-        os.write(writer, b"\0")  # the thread wakes up
+        os.write(writer, b"\0")  # the thread ends
         thread.join()
         os.close(reader)
         os.close(writer)
@@ -276,21 +276,20 @@ def signal_name(stop: Stop) -> str:
     return next(number.name for number, reason in SIGNALS.items() if reason is stop)
 
 
-def _run(watch: Watch, reader: int, end: threading.Event) -> None:
-    while not end.is_set():
+def _run(watch: Watch, reader: int) -> None:
+    """Looks until the number 0 is read. Signals that come with it are recorded, not followed."""
+    while True:
         readable, _, _ = select.select([reader], [], [], LOOK_SECONDS)
         numbers = os.read(reader, 64) if readable else b""
-        if not end.is_set():
-            watch.look(numbers.replace(b"\0", b""))
+        if b"\0" in numbers:
+            break
+        watch.look(numbers)
+    for number in numbers.replace(b"\0", b""):
+        request_stop(SIGNALS.get(signal.Signals(number), Stop.NO_REQUEST))
 
 
 def _ignore(number: int, frame: Any) -> None:
     """The handler in Python: the thread reads the number from the pipe."""
-
-
-def _has_launcher() -> bool:
-    """Returns whether a launcher has started this process as one of several ranks."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def _say(text: str) -> None:
