@@ -44,6 +44,14 @@ def test_image_tower_is_known_by_its_content(repository, tmp_path):
     assert [line.split(":")[0] for line in changes] == ["model.image_tower.backbone"]
 
 
+def test_run_of_a_version_without_a_key_is_continued_where_the_key_is_null(repository):
+    present = identity(repository)
+    former = {key: value for key, value in present.items() if key != "optimization.min_steps"}
+    assert identity_changes(former, present) == []
+    changed = identity(repository, "optimization.min_steps=50")
+    assert identity_changes(former, changed) == ["optimization.min_steps: null before, now 50"]
+
+
 def test_name_output_and_machine_are_free(repository):
     words = ("name=other", "output=elsewhere", "machine.threads=1", "checkpoints.keep_last=5")
     assert identity_changes(identity(repository), identity(repository, *words)) == []

@@ -48,13 +48,14 @@ def run_identity(
 
 
 def identity_changes(former: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
-    """Returns one line per difference.
+    """Returns one line per difference. A key that another version does not know yet is as good as
+    null.
 
-    >>> identity_changes({"seed": "1", "a": "0"}, {"seed": "2", "a": "0"})
+    >>> identity_changes({"seed": "1", "a": "0"}, {"seed": "2", "a": "0", "new": "null"})
     ['seed: 1 before, now 2']
     """
     keys = dict.fromkeys((*former, *current))
-    values = {key: (former.get(key, "missing"), current.get(key, "missing")) for key in keys}
+    values = {key: (former.get(key, "null"), current.get(key, "null")) for key in keys}
     return [f"{key}: {old} before, now {new}" for key, (old, new) in values.items() if old != new]
 
 
