@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from matrix import encoder_of
 from pydantic import ValidationError
+from ranks import on_ranks
 
 from trainer.batch import identity
 from trainer.build import checks as recipe_checks
@@ -15,9 +16,10 @@ from trainer.build import hardware
 from trainer.build import refresh as build_refresh
 from trainer.build.data import data_sets
 from trainer.build.families.registry import family_of
-from trainer.build.refresh import boundaries, explanation, searched_texts
+from trainer.build.refresh import boundaries, explanation, limit_mining, searched_texts
 from trainer.cli.fit import fit
 from trainer.cli.main import main
+from trainer.collectives import rank
 from trainer.data.rows import Row, Rows
 from trainer.errors import BadData, BadRecipe
 from trainer.mining.task import read_task
@@ -203,16 +205,49 @@ def test_nothing_is_mined_among_more_documents_than_the_limit(training, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("more", "message"),
+    ("more", "wrong"),
     [
-        ([], "no negatives are mined, because more than 1 documents"),
-        (["refresh.corpus=/nowhere"], "refresh.corpus=/nowhere does not exist"),
+        ([], []),
+        (["refresh.corpus=/nowhere"], ["objective: refresh.corpus=/nowhere does not exist"]),
+        (["optimization.batch_size=99"], ["steps: 36 training rows do not fill one batch of 99"]),
     ],
 )
-def test_check_tells_why_nothing_is_mined(training, more, message):
-    request = Request(RECIPE, None, [*training, "refresh.max_documents=1", *more])
-    findings = check_run(request, probe_timeout_seconds=None).entries
-    assert [finding for finding in findings if finding.text.startswith(message)]
+@pytest.mark.parametrize("limit", [1, None])
+def test_check_tells_once_why_nothing_is_mined(training, more, wrong, limit):
+    words = [*training, *([f"refresh.max_documents={limit}"] if limit else []), *more]
+    findings = check_run(Request(RECIPE, None, words), probe_timeout_seconds=None).entries
+    faults = [finding for finding in findings if finding.severity == "wrong"]
+    assert [f"{fault.subject}: {fault.text}".partition(";")[0] for fault in faults] == wrong
+    remarks = [finding.text for finding in findings if finding.subject == "refresh"]
+    if limit and not wrong:
+        (remark,) = remarks
+        assert remark.startswith("no negatives are mined, because more than 1 documents")
+
+
+def test_check_tells_when_the_run_validates_that_mines_nothing(training):
+    """Mined negatives would make the training longer, and more early validations affordable."""
+
+    def times_of(*words):
+        request = Request(RECIPE, None, [*training, "validation.every_steps=null", *words])
+        findings = check_run(request, probe_timeout_seconds=None).entries
+        (steps,) = [finding.text for finding in findings if finding.subject == "steps"]
+        return steps.partition("validation ")[2]
+
+    words = ["optimization.max_steps=null"]
+    assert times_of(*words) == "every 9 steps, and after 3, 6"
+    assert times_of(*words, "refresh.max_documents=1") == "every 9 steps"
+
+
+@pytest.mark.parametrize(("extra_lines", "is_mined"), [((0, 1), True), ((1, 0), False)])
+def test_ranks_agree_on_mining_where_they_see_other_documents(tmp_path, extra_lines, is_mined):
+    for number, count in enumerate(extra_lines):
+        (tmp_path / f"{number}.txt").write_text("one\n" + "two\n" * count)
+    assert on_ranks(2, _is_mined_on_this_rank, tmp_path) == [is_mined, is_mined]
+
+
+def _is_mined_on_this_rank(folder):
+    run = run_of({"corpus": str(folder / f"{rank()}.txt"), "max_documents": 81})
+    return limit_mining(run, rows_of())[0].refresh_section is not None
 
 
 def test_teacher_vectors_cover_every_text_that_may_be_mined(training, tmp_path, toy_folder):

@@ -96,15 +96,22 @@ def lines_of(output):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "tuning"), [("ddp", "lora"), ("fsdp2", "full"), ("zero3", "lora")]
+    ("kind", "tuning", "more"),
+    [
+        ("ddp", "lora", ["refresh={negatives: 1, every_steps: 2, max_documents: 1}"]),
+        ("fsdp2", "full", []),
+        ("zero3", "lora", []),
+    ],
+    ids=["ddp, too many documents for mining", "fsdp2", "zero3"],
 )
-def test_good_run_passes_and_shows_its_gradient(toy, kind, tuning):
+def test_good_run_passes_and_shows_its_gradient(toy, kind, tuning, more):
     if kind == "zero3":
         pytest.importorskip("deepspeed")
     overrides = [
         *(word for word in toy if tuning == "lora" or "dropout" not in word),
         f"model.tuning.kind={tuning}",
         "objective.learn_temperature=true",
+        *more,
     ]
     ended = nearfar_check(RECIPE, MACHINES / f"cpu-2-{kind}.yaml", *overrides)
     assert ended.returncode == 0, ended.stdout + ended.stderr

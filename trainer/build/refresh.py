@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trainer.batch import identity
 from trainer.build import hardware
-from trainer.collectives import on_first_rank
+from trainer.collectives import integers_of_first_rank, on_first_rank
 from trainer.data.mined_negatives import Boundaries
 from trainer.data.rows import Rows
 from trainer.errors import BadData, BadRecipe
@@ -61,22 +61,31 @@ def searched_texts(run: BaseRecipe, rows: Rows) -> Iterator[str]:
     )
 
 
-def limit_mining(run: Recipe, rows: Rows) -> tuple[Recipe, tuple[str, ...]]:
+def limit_mining(run: Recipe, rows: Rows) -> tuple[Recipe, str]:
     """Returns the recipe without `refresh`, and a line that says so, if more documents than
-    `refresh.max_documents` would be searched; otherwise the recipe as it is.
+    `refresh.max_documents` would be searched; otherwise the recipe as it is, and "".
+
+    The first rank counts them. All ranks must call it.
     """
     settings = run.refresh_section
     if settings is None or settings.max_documents is None:
-        return run, ()
+        return run, ""
+    limit = settings.max_documents
+    if not any(integers_of_first_rank(lambda: [_has_more_documents(run, rows, limit)])):
+        return run, ""
+    return run.without_refresh(), (
+        f"no negatives are mined, because more than {limit:,} documents (refresh.max_documents)"
+        " would be encoded each time"
+    )
+
+
+def _has_more_documents(run: Recipe, rows: Rows, limit: int) -> bool:
     documents = set[int]()
     for text in searched_texts(run, rows):
         documents.add(identity(text))
-        if len(documents) > settings.max_documents:
-            return run.without_refresh(), (
-                f"no negatives are mined, because more than {settings.max_documents:,} documents"
-                " (refresh.max_documents) would be encoded each time",
-            )
-    return run, ()
+        if len(documents) > limit:
+            return True
+    return False
 
 
 def boundaries(settings: RefreshSection, steps: int) -> Boundaries:

@@ -21,7 +21,7 @@ def check_run(
     findings = Findings(show)
     recipe, sections = check_recipe_file(findings, request)
     # Heavy libraries are imported after the first finding has been shown.
-    from trainer.preflight.data import check_data, check_lengths, check_mining
+    from trainer.preflight.data import check_data, check_lengths, check_training
     from trainer.preflight.disk import check_disk, mining_bytes
     from trainer.preflight.gradient import check_gradient
     from trainer.preflight.machine_file import check_machine
@@ -29,12 +29,11 @@ def check_run(
     from trainer.preflight.model import check_model
     from trainer.preflight.teacher import check_teachers
 
-    run = check_machine(findings, request, recipe, sections)
-    if run is None:
+    whole_run = check_machine(findings, request, recipe, sections)
+    if whole_run is None:
         return findings
-    data = check_data(findings, run) if run.has("data") else None
-    if data:
-        run = check_mining(findings, run, data)
+    data = check_data(findings, whole_run) if whole_run.has("data") else None
+    run = check_training(findings, whole_run, data) if data else whole_run
     encoder = check_model(findings, run) if run.has("model") else None
     lengths = check_lengths(findings, run, encoder, data) if encoder and data else None
     if encoder and run.has("machine", "optimization"):
@@ -44,5 +43,5 @@ def check_run(
         other_bytes = teacher_bytes + mining_bytes(run, data, encoder, lengths)
         check_disk(findings, run, encoder, other_bytes)
     if data:
-        check_gradient(findings, request, run, data, probe_timeout_seconds)
+        check_gradient(findings, request, whole_run, data, probe_timeout_seconds)
     return findings

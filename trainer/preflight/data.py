@@ -33,7 +33,6 @@ def check_data(findings: Findings, run: PlannedRun) -> DataSets | None:
     findings.add("ok", "data", f"{pairs}, {queries:,} validation queries{test}")
     for warning in data.warnings:
         findings.add("warning", "data", warning)
-    _check_training(findings, run, data)
     return data
 
 
@@ -57,37 +56,39 @@ def _faults_of_sets(recipe: Recipe) -> Iterator[str]:
             yield str(error)
 
 
-def _check_training(findings: Findings, run: PlannedRun, data: DataSets) -> None:
-    """Adds findings about objective and number of steps for these data."""
-    settings, samples = run.recipe, len(data.train)
+def check_training(findings: Findings, run: PlannedRun, data: DataSets) -> PlannedRun:
+    """Adds findings about objective, number of steps and mined negatives for these data. Returns
+    the run, without mining among too many documents.
+    """
+    former_faults = findings.faults
     if run.has("objective"):
         with findings.catch("objective"):
-            check_objective(settings, data.train, data.mixture)
-            kind = settings.objective.kind
+            check_objective(run.recipe, data.train, data.mixture)
+            kind = run.recipe.objective.kind
             findings.add("ok", "objective", f"{kind}: the rows have what it needs")
+    if run.has("refresh") and findings.faults == former_faults:
+        with findings.catch("refresh"):
+            recipe, remark = limit_mining(run.recipe, data.train)
+            run = replace(run, recipe=recipe)
+            if remark:
+                findings.add("ok", "refresh", remark)
     if run.has("optimization"):
         with findings.catch("steps"):
-            steps = total_steps(settings.optimization, samples)
-            passes = steps * settings.optimization.batch_size / samples
-            times = validation_times(settings, samples, steps, data.validation)
-            text = f"{steps:,}, {passes:.3g} passes over the training pairs"
-            findings.add("ok", "steps", f"{text}, validation {times.text}")
-
-
-def check_mining(findings: Findings, run: PlannedRun, data: DataSets) -> PlannedRun:
-    """Adds a finding about `refresh` for these data. Returns the run, without mining among too many
-    documents.
-    """
-    if run.recipe.refresh_section is None or not run.has("refresh"):
-        return run
-    with findings.catch("refresh"):
-        recipe, remarks = limit_mining(run.recipe, data.train)
-        if run.has("optimization"):
-            steps = total_steps(recipe.optimization, len(data.train))
-            text = " ".join(remarks) or explanation(recipe, data.train, steps)
-            findings.add("ok", "refresh", text)
-        return replace(run, recipe=recipe)
+            _check_steps(findings, run, data)
+        if run.has("refresh") and run.recipe.refresh_section and findings.faults == former_faults:
+            with findings.catch("refresh"):
+                steps = total_steps(run.recipe.optimization, len(data.train))
+                findings.add("ok", "refresh", explanation(run.recipe, data.train, steps))
     return run
+
+
+def _check_steps(findings: Findings, run: PlannedRun, data: DataSets) -> None:
+    settings, samples = run.recipe, len(data.train)
+    steps = total_steps(settings.optimization, samples)
+    passes = steps * settings.optimization.batch_size / samples
+    times = validation_times(settings, samples, steps, data.validation)
+    text = f"{steps:,}, {passes:.3g} passes over the training pairs"
+    findings.add("ok", "steps", f"{text}, validation {times.text}")
 
 
 # ---------------------------------------------------------------- lengths
