@@ -1,4 +1,4 @@
-"""When a run validates: a function of recipe and data, more often in the first pass."""
+"""When a run validates: a function of recipe and data, more often at the start."""
 
 import json
 
@@ -59,12 +59,15 @@ def test_short_run_is_divided_as_a_pass_is():
     assert validation_times(recipe(), 64_000, 20, held_out(10)) == ValidationTimes(20, 20, 3)
 
 
-def test_added_passes_add_no_validations():
+@pytest.mark.parametrize("documents", [10, 400])
+def test_added_passes_add_no_validations(documents):
+    few = recipe(optimization={"epochs": 4})
     run = recipe(optimization={"epochs": 4, "min_steps": 50})
-    times = validation_times(run, 150, 50, held_out(10))
-    assert [step for step in range(1, 51) if times.is_due(step)] == [4, 7, 10, 13, 26, 39, 50]
-    # Enough rows: nothing changes.
-    assert validation_times(run, 6400, 400, held_out(10)) == ValidationTimes(100, 400, 3)
+    times = validation_times(run, 6400, 400, held_out(documents))
+    assert times == validation_times(few, 6400, 400, held_out(documents))
+    times = validation_times(run, 640, 50, held_out(documents))
+    assert times.count == validation_times(few, 640, 40, held_out(documents)).count
+    assert times.every_steps == 13
 
 
 def test_cross_encoder_pays_for_the_pairs_that_it_reranks():

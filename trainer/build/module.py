@@ -23,8 +23,8 @@ from trainer.retrieval.encoding.encode import AUTOCAST_DTYPES
 from trainer.strategies.machine.plan import SINGLE, Plan
 
 EARLY_VALIDATIONS = 3
-"""The number of validations before the end of the first pass, at its quarters. A fine-tuned model
-learns most in the first pass, and on few data it can be past its best before its end.
+"""The number of validations before the first regular one, at quarters of that time. A fine-tuned
+model learns most in the first pass, and on few data it can be past its best before its end.
 """
 MOST_EARLY_COST = 0.05
 """The largest cost of all early validations, as a share of the cost of the training."""
@@ -76,19 +76,21 @@ def validation_times(
     run: Recipe, samples: int, steps: int, validation: RetrievalSet
 ) -> ValidationTimes:
     """Returns when a run validates: as often as the recipe says, or once per pass over the rows,
-    and up to EARLY_VALIDATIONS times more in the first pass. Where `min_steps` adds passes, it
-    validates as many times as without them, further apart.
+    and up to EARLY_VALIDATIONS times more before the first of these. Where `min_steps` adds passes,
+    it validates as many times as without them, further apart.
 
-    Early validations may cost MOST_EARLY_COST of the training. The cost is counted in documents,
-    so that the times depend on recipe and data, never on the machine.
+    Early validations may cost MOST_EARLY_COST of the training, without added passes. The cost is
+    counted in documents, so that the times depend on recipe and data, never on the machine.
     """
     if (every_steps := run.validation.every_steps) is not None:
         return ValidationTimes(min(every_steps, steps), steps)
     optimization, batch_size = run.optimization, run.optimization.batch_size
     every_steps = min(steps_for_passes(samples, batch_size, 1), steps)
+    own_steps = steps
     if optimization.max_steps is None:
         every_steps = max(every_steps, -(-steps // optimization.epochs))
-    training = TRAINING_COST * steps * batch_size * (1 + run.negatives_per_query)
+        own_steps = min(steps, steps_for_passes(samples, batch_size, optimization.epochs))
+    training = TRAINING_COST * own_steps * batch_size * (1 + run.negatives_per_query)
     one_validation = family_of(run).documents_per_validation(run, validation)
     early_count = min(EARLY_VALIDATIONS, int(MOST_EARLY_COST * training / one_validation))
     return ValidationTimes(every_steps, steps, early_count)

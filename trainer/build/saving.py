@@ -16,7 +16,7 @@ from trainer.checkpoints.best import KeepBest
 from trainer.collectives import on_first_rank
 from trainer.errors import NoSpace
 from trainer.evaluation.results import MAIN_METRIC
-from trainer.evaluation.significance import paired_test
+from trainer.evaluation.significance import CERTAIN, paired_test
 from trainer.models.encoder import Encoder
 from trainer.models.families import read_any
 from trainer.models.formats.folder import save_encoder
@@ -27,7 +27,7 @@ from trainer.storage.atomic import DISK_FULL
 
 _TRIES, _RETRY_SECONDS = 3, 5.0
 KEPT_GAIN = 0.8
-"""The share of the gain in the validation score with which a smaller share needs no test.
+"""The share of the gain in the validation score with which half or 0.7 needs no test.
 
 What it gives and costs was measured (docs/quality.md): the gain on the test questions stays, and
 less of what the model could do before is lost.
@@ -110,9 +110,10 @@ def choose_share(
     """Returns the share of the change to save, and its validation score.
 
     Few validation questions tell shares badly apart, so half needs no proof. If it keeps KEPT_GAIN
-    of the gain, less is saved only where a paired test proves it better. If not, the smallest share
-    is saved that keeps as much, or that gains and is not proven worse than all of the change.
-    `values_of` measures the model with a share of the change (`interpolate`).
+    of the gain, 0.3 is saved only where a paired test proves it better. If not, half is saved where
+    it gains and is not proven worse than all of the change; else 0.7 where it keeps as much, or by
+    the same test; else all. `values_of` measures the model with a share of the change
+    (`interpolate`).
 
     >>> values = {share: np.array([share, 0.9 - share]) for share in (0.3, 0.5)}
     >>> choose_share(values.__getitem__, 0.1, 0.45)
@@ -135,8 +136,9 @@ def choose_share(
 
 
 def _is_better(values: Float64[np.ndarray, " query"], than: Float64[np.ndarray, " query"]) -> bool:
-    """Returns whether the interval of the mean difference is above zero."""
-    return paired_test(than, values).low > 0
+    """Returns whether a paired test proves that the mean is higher."""
+    test = paired_test(than, values)
+    return test.difference > 0 and test.p_value < CERTAIN
 
 
 def _percent(share: float) -> str:

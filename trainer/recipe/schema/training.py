@@ -68,15 +68,16 @@ class ValidationSection(Section):
     every_steps: PositiveInt | None = Field(
         None,
         description=(
-            "steps between validations; null: once per epoch, and in the first epoch up to three"
-            " times more, at its quarters, as long as these cost at most 5 % of the training"
+            "steps between validations; null: once per epoch (less often if `min_steps` adds"
+            " epochs), and before the first of these up to three times more, at quarters of that"
+            " time, as long as these cost at most 5 % of the training"
         ),
     )
     patience: PositiveInt | None = Field(
         None,
         description=(
-            "stop after this many validations without a better nDCG@10, of which those within the"
-            " first epoch do not count if `every_steps` is null; null: never"
+            "stop after this many validations without a better nDCG@10, of which those before the"
+            " first regular one do not count if `every_steps` is null; null: never"
         ),
     )
     interpolate: bool = Field(
@@ -84,7 +85,7 @@ class ValidationSection(Section):
         description=(
             "save half of the change by training, so that less is forgotten: the weights halfway"
             " between those from before training and the best ones; another share only where a"
-            " paired test on the validation queries proves it better"
+            " paired test on the validation queries proves it better, or half gains nothing there"
         ),
     )
 
