@@ -76,6 +76,9 @@ CONTENDERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 """The library, the recipe, and changes to it."""
 FIRST = [PEER, "LoRA", "full"]
+RIVALS = ["base", PEER, "LoRA"]
+"""With which each contender is compared: LoRA with the same seeds and the share chosen on dev."""
+BY_DEV = ", share by dev"
 
 
 def result_file(name: str, contender: str, seed: int, place: Path) -> Path:
@@ -174,43 +177,70 @@ def values_of(
     return np.mean(test, axis=0), np.mean(general, axis=0)
 
 
-def rows_of(name: str, results: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
-    """One row per contender, and per contender with the share that is chosen on dev."""
-    base, peer = results["base"][0], results.get(PEER, [])
+def records_of(name: str, results: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """What was measured on one set: per contender, and per contender with the share that is chosen
+    on dev.
+    """
+    base, peer, lora = results["base"][0], results.get(PEER, []), results.get("LoRA", [])
     before = values_of([base], base, ["0"])
-    peer_values = values_of(peer, base, ["1"] * len(peer)) if peer else None
-    words = f"{np.mean(base['test']['BM25']):.3f}"
-    rows = [
-        [name, "BM25", "", words, *[""] * 6],
-        ["", "base", "", f"{before[0].mean():.3f}", "", "", f"{before[1].mean():.3f}", "", "", ""],
+    bm25 = {"mean": rounded(base["test"]["BM25"])}
+    means = [{"mean": rounded(values)} for values in before]
+    records: list[dict[str, Any]] = [
+        {"set": name, "model": "BM25", "test": bm25, "general": {}},
+        {"set": name, "model": "base", "test": means[0], "general": means[1]},
     ]
     for contender, trained in results.items():
         if contender == "base" or not trained:
             continue
+        rivals = {"base": before}
+        if peer and contender != PEER:
+            rivals[PEER] = values_of(peer, base, ["1"] * len(peer))
         choices = {contender: ["1"] * len(trained)}
         if CONTENDERS[contender][0] == "nearfar":
-            choices[f"{contender}, share by dev"] = [chosen_on_dev(one, base) for one in trained]
-        for label, shares in choices.items():
+            choices[f"{contender}{BY_DEV}"] = [chosen_on_dev(one, base) for one in trained]
+        for model, shares in choices.items():
+            if model.endswith(BY_DEV) and contender != "LoRA" and len(lora) >= len(trained):
+                same_seeds = lora[: len(trained)]
+                lora_shares = [chosen_on_dev(one, base) for one in same_seeds]
+                rivals["LoRA"] = values_of(same_seeds, base, lora_shares)
+            record = {"set": name, "model": model, "seeds": len(trained), "shares": shares}
             after = values_of(trained, base, shares)
-            cells = ["", label, str(len(trained))]
-            for place in (0, 1):
-                cells += [f"{after[place].mean():.3f}", difference(before[place], after[place])]
-                has_rival = peer_values is not None and contender != PEER
-                cells.append(difference(peer_values[place], after[place]) if has_rival else "")
-            rows.append([*cells, " ".join(shares)])
-    return rows
+            for place, key in enumerate(("test", "general")):
+                record[key] = {"mean": rounded(after[place])} | {
+                    f"minus {rival}": difference(values[place], after[place])
+                    for rival, values in rivals.items()
+                }
+            records.append(record)
+    return records
 
 
-def difference(before: np.ndarray, after: np.ndarray) -> str:
-    """The mean difference with its 95 % interval."""
+def rounded(values: Any) -> float:
+    """The mean."""
+    return round(float(np.mean(values)), 5)
+
+
+def difference(before: np.ndarray, after: np.ndarray) -> list[float]:
+    """The mean difference and the bounds of its 95 % interval."""
     from trainer.evaluation.significance import paired_test
 
     interval = paired_test(before, after)
-    return f"{interval.difference:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
+    return [round(value, 5) for value in (interval.difference, interval.low, interval.high)]
+
+
+def row_of(record: dict[str, Any]) -> list[str]:
+    """A record as a row of the table."""
+    row = [record["set"] if record["model"] == "BM25" else "", record["model"]]
+    row.append(str(record.get("seeds", "")))
+    for values in (record["test"], record["general"]):
+        row.append(f"{values['mean']:.3f}" if values else "")
+        for rival in RIVALS:
+            change = values.get(f"minus {rival}")
+            row.append("{:+.3f} ({:+.3f} to {:+.3f})".format(*change) if change else "")
+    return [*row, " ".join(record.get("shares", []))]
 
 
 def main(arguments: argparse.Namespace) -> None:
-    rows: list[list[str]] = []
+    records: list[dict[str, Any]] = []
     for name in arguments.sets:
         if present(SETS[name].source) is None:
             continue
@@ -227,10 +257,11 @@ def main(arguments: argparse.Namespace) -> None:
                 result_of(name, contender, seed, arguments.output) for seed in seeds
             ]
         if results["base"]:
-            rows += rows_of(name, results)
-    differences = ["minus base (95 %)", f"minus {PEER} (95 %)"]
+            records += records_of(name, results)
+    differences = [f"minus {rival} (95 %)" for rival in RIVALS]
     header = ["", "", "seeds", "nDCG@10", *differences, "general", *differences, "share kept"]
-    save("quality", table("all-MiniLM-L6-v2 before and after", header, rows), {"rows": rows})
+    text = table("all-MiniLM-L6-v2 before and after", header, [row_of(each) for each in records])
+    save("quality", text, {"records": records})
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ def _prepare(recipe: Recipe, plan: Plan, replace: bool) -> Job:
         data = data_sets(recipe.data, recipe.seed, all_negatives, recipe.has_images)
     check_same(f"{len(data.train)} rows\n{data.digests}", "data")
     recipe_checks.check_objective(recipe, data.train, data.mixture)
-    recipe, mining_remark = limit_mining(recipe, data.train)
+    recipe, mining_warning = limit_mining(recipe, data.train)
     steps = total_steps(recipe.optimization, len(data.train))
     with phase("loading the model"):
         encoder = _initial_encoder(recipe, data)
@@ -181,8 +181,8 @@ def _prepare(recipe: Recipe, plan: Plan, replace: bool) -> Job:
         teachers = students.load_teachers(recipe, data.train, replace)
     job = Job(recipe, plan, data, encoder, teachers, steps)
     expect(job.phases)
-    say("\n".join(filter(None, (job.summary, *data.remarks, mining_remark))))
-    for warning in data.warnings:
+    say("\n".join((job.summary, *data.remarks)))
+    for warning in filter(None, (*data.warnings, mining_warning)):
         say(f"warning: {warning}")
     return job
 

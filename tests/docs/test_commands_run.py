@@ -31,15 +31,16 @@ def commands(page: Path) -> list[str]:
     ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def folder(repository: Path, toy_folder, tmp_path_factory: pytest.TempPathFactory) -> Path:  # type: ignore[no-untyped-def]
-    """A checkout in small: recipes, the command, the user's files, and a tiny model under the name
+    """A checkout in small: recipes, the command, the user's files, and a tiny model under the names
     that the pages use.
     """
     folder = tmp_path_factory.mktemp("user")
     for name in ("recipes", "launch"):
         shutil.copytree(repository / name, folder / name)
-    shutil.copytree(toy_folder("bert"), folder / "BAAI" / "bge-base-en-v1.5")
+    for name in ("BAAI/bge-base-en-v1.5", "sentence-transformers/all-MiniLM-L6-v2"):
+        shutil.copytree(toy_folder("bert"), folder / name)
     (folder / ".venv" / "bin").mkdir(parents=True)
     (folder / ".venv" / "bin" / "nearfar").symlink_to(Path(sys.executable).with_name("nearfar"))
     pairs = [

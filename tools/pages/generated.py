@@ -10,31 +10,30 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pages import commands, dashboard, decisions, equality, layers, recipe_keys
+from pages import commands, dashboard, decisions, equality, layers, quality, recipe_keys
 
 
 def current(root: Path) -> dict[str, str]:
     """The text that each generated file should have."""
     schema = recipe_schema()
+    blocks = {
+        "docs/README.md": {"decisions": decisions.decisions_list(root)},
+        "docs/style.md": {"layers": layers.layers_block(root)},
+        "docs/slurm.md": {"profile keys": recipe_keys.key_tables(profile_schema())},
+        "docs/tracking.md": {"dashboard": dashboard.dashboard_table()},
+        "docs/equality.md": {"worst figures": equality.worst_figures(root)},
+        "docs/quality.md": {
+            "recipes": quality.recipes_table(root),
+            "comparisons": quality.comparisons_table(root),
+            "settings": quality.settings_table(root),
+        },
+    }
     return {
         "docs/recipe.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n",
         "docs/reference/recipe.md": recipe_keys.recipe_page(schema),
         "docs/reference/commands.md": commands.commands_page(),
         "docs/reference/exit-codes.md": commands.exit_codes_page(),
-        "docs/README.md": with_block(
-            root / "docs/README.md", "decisions", decisions.decisions_list(root)
-        ),
-        "docs/style.md": with_block(root / "docs/style.md", "layers", layers.layers_block(root)),
-        "docs/slurm.md": with_block(
-            root / "docs/slurm.md", "profile keys", recipe_keys.key_tables(profile_schema())
-        ),
-        "docs/tracking.md": with_block(
-            root / "docs/tracking.md", "dashboard", dashboard.dashboard_table()
-        ),
-        "docs/equality.md": with_block(
-            root / "docs/equality.md", "worst figures", equality.worst_figures(root)
-        ),
-    }
+    } | {name: with_blocks(root / name, new) for name, new in blocks.items()}
 
 
 def write(root: Path) -> None:
@@ -52,20 +51,18 @@ def check(root: Path) -> Iterator[str]:
             yield f"{name}:1: out of date; run `make docs`"
 
 
-def with_block(page: Path, name: str, block: str) -> str:
-    """The page's text with a new block.
+def with_blocks(page: Path, blocks: dict[str, str]) -> str:
+    """The page's text with new blocks, by their names.
 
-    Raises `ValueError` when the page does not have exactly one block of that name.
+    Raises `ValueError` when the page does not have exactly one block of a name.
     """
-    begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
-    text, count = re.subn(
-        f"{begin}.*?{end}",
-        lambda _: f"{begin}{block}{end}",
-        page.read_text(encoding="utf-8"),
-        flags=re.DOTALL,
-    )
-    if count != 1:
-        raise ValueError(f"{page} has {count} blocks named {name!r}; it must have one")
+    text = page.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
+        new = f"{begin}{block}{end}"
+        text, count = re.subn(f"{begin}.*?{end}", lambda _, new=new: new, text, flags=re.DOTALL)
+        if count != 1:
+            raise ValueError(f"{page} has {count} blocks named {name!r}; it must have one")
     return text
 
 

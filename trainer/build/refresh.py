@@ -62,7 +62,7 @@ def searched_texts(run: BaseRecipe, rows: Rows) -> Iterator[str]:
 
 
 def limit_mining(run: Recipe, rows: Rows) -> tuple[Recipe, str]:
-    """Returns the recipe without `refresh`, and a line that says so, if more documents than
+    """Returns the recipe without `refresh`, and a warning that says so, if more documents than
     `refresh.max_documents` would be searched; otherwise the recipe as it is, and "".
 
     The first rank counts them. All ranks must call it.
@@ -75,7 +75,7 @@ def limit_mining(run: Recipe, rows: Rows) -> tuple[Recipe, str]:
         return run, ""
     return run.without_refresh(), (
         f"no negatives are mined, because more than {limit:,} documents (refresh.max_documents)"
-        " would be encoded each time"
+        " would be encoded each time; raise it, or mine once with `nearfar mine`"
     )
 
 

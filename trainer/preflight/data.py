@@ -68,10 +68,10 @@ def check_training(findings: Findings, run: PlannedRun, data: DataSets) -> Plann
             findings.add("ok", "objective", f"{kind}: the rows have what it needs")
     if run.has("refresh") and findings.faults == former_faults:
         with findings.catch("refresh"):
-            recipe, remark = limit_mining(run.recipe, data.train)
+            recipe, warning = limit_mining(run.recipe, data.train)
             run = replace(run, recipe=recipe)
-            if remark:
-                findings.add("ok", "refresh", remark)
+            if warning:
+                findings.add("warning", "refresh", warning)
     if run.has("optimization"):
         with findings.catch("steps"):
             _check_steps(findings, run, data)

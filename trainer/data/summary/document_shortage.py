@@ -18,7 +18,7 @@ On the documentation of two command lines, where training helps, it is 1.2 and 1
 """
 ADVICE = (
     "Give pairs on more documents, or train for fewer steps (optimization.epochs,"
-    " optimization.min_steps) or at a lower optimization.learning_rate, with"
+    " optimization.min_steps) or at a lower optimization.learning_rate; keep or set"
     " validation.interpolate=true"
 )
 
