@@ -62,7 +62,7 @@ def test_seven_tenths_are_saved_where_half_gains_nothing_and_all_may_be_better_b
 
 
 @pytest.mark.parametrize(("queries", "choice"), [(4, 0.5), (8, 0.3)])
-def test_a_few_queries_prove_nothing(queries, choice):
+def test_gain_in_four_queries_proves_nothing(queries, choice):
     """All of them are better, but four equal signs come by chance in one of eight cases."""
     values = {0.5: np.full(queries, 0.6), 0.3: np.full(queries, 0.61)}
     share, _ = choose_share(values.__getitem__, 0.5, 0.6)
