@@ -18,14 +18,6 @@ def run(tmp_path, toy_folder):
     return Run(tmp_path, toy_folder("bert"), "bi-encoder-full", "optimization.max_steps=400")
 
 
-@pytest.fixture(autouse=True)
-def hangup_is_not_ignored():
-    """nohup, which may have started the tests, ignores it."""
-    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, former)
-
-
 def latest_step(run, name):
     return int((run.path(name) / "checkpoints/latest").resolve().name.removeprefix("step-"))
 
