@@ -276,7 +276,10 @@ def test_explanation_counts_boundaries_and_texts(tmp_path):
     )
     assert explanation(run, rows_of(), 9) == (
         "4 negatives per query are mined 4 times, after 1, 3, 5, ... steps: 81 documents are"
-        " encoded and up to 16 queries search them"
+        " encoded, and up to 16 queries search them"
     )
     assert "are mined once, after 1 steps" in explanation(run, rows_of(), 2)
+    assert ": 80 documents (of the training pairs alone; refresh.corpus adds others) are" in (
+        explanation(run_of(), rows_of(), 2000)
+    )
     assert list(searched_texts(run_of().model_copy(update={"refresh": None}), rows_of())) == []

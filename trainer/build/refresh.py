@@ -8,6 +8,7 @@ from trainer.batch import identity
 from trainer.build import hardware
 from trainer.collectives import integers_of_first_rank, on_first_rank
 from trainer.data.mined_negatives import Boundaries
+from trainer.data.readers.beir import is_beir_folder
 from trainer.data.rows import Rows
 from trainer.errors import BadData, BadRecipe
 from trainer.mining.choose import MiningRules
@@ -144,10 +145,13 @@ def explanation(run: Recipe, rows: Rows, steps: int) -> str:
     starts = [span.start for span in spans]
     documents = len({identity(text) for text in searched_texts(run, rows)})
     queries = min(len(rows), settings.every_steps * run.optimization.batch_size)
+    has_folder = any(is_beir_folder(Path(source.source)) for source in run.data.sources)
+    has_corpus = has_folder or settings.corpus is not None
+    remark = "" if has_corpus else " (of the training pairs alone; refresh.corpus adds others)"
     first = f"{', '.join(map(str, starts[:3]))}{', ...' if len(starts) > 3 else ''}"
     times = "once" if len(starts) == 1 else f"{len(starts):,} times"
     return (
         f"{settings.negatives} negatives per query are mined {times}, after"
-        f" {first} steps: {documents:,} documents are encoded and up to {queries:,} queries search"
-        " them"
+        f" {first} steps: {documents:,} documents{remark} are encoded, and up to {queries:,}"
+        " queries search them"
     )
